@@ -1,0 +1,72 @@
+"""One small Protocol for "something that completes chat prompts", and one file per way to do it.
+
+An engine takes requests and yields completions as they finish, in any order; the caller matches them by
+``key``. A request that fails is a completion with ``finish="error"``, never an exception: one bad row must
+not cost the others. What cannot work at all (no such model, no memory) raises ``SetupError`` when the
+engine is opened.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol
+
+import msgspec
+
+Finish = Literal["stop", "length", "error"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One chat turn: ``{"role": "user", "content": "What is 15% of 240?"}``."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to pick tokens. Greedy unless ``do_sample``; the model's own generation config never leaks in."""
+
+    max_new_tokens: int = 512
+    do_sample: bool = False
+    temperature: float = 0.2
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One prompt to complete. ``seed`` is used when sampling; ``key`` comes back with the completion."""
+
+    key: str
+    messages: tuple[Message, ...]
+    seed: int = 0
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """What a model wrote, byte for byte, and what it cost.
+
+    ``finish`` is ``stop`` (the model ended its turn), ``length`` (cut at the token limit) or ``error``.
+    ``seconds`` is the wall time of the batch this completion was part of, divided by the batch's size, so
+    that the seconds of many completions add up to the time that passed.
+    """
+
+    key: str
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Something that completes chat prompts."""
+
+    def describe(self) -> dict[str, str]:
+        """Identity for the manifest: model name or path, content hash, engine name and version, dtype."""
+        ...
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yield one completion per request, as they finish."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. Safe to call twice."""
+        ...
