@@ -5,9 +5,17 @@
      "correct_strict": true, "prompt_tokens": 60, "completion_tokens": 24, "seconds": 0.4}
 """
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import msgspec
 
-from cotdistill.engines import Finish
+from cotdistill.asking import ask, refuse_changed, row_id
+from cotdistill.engines import Completion, Engine, Finish, Sampling
+from cotdistill.grade import grade
+from cotdistill.journal import Journal, read_rows
+from cotdistill.prompt import Shot
+from cotdistill.question import Question
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -32,3 +40,50 @@ class Prediction(msgspec.Struct, frozen=True):
     completion_tokens: int
     seconds: float
     error: str | None = None
+
+
+def predict(
+    engine: Engine,
+    questions: Sequence[Question],
+    path: Path,
+    *,
+    system: str,
+    shots: Sequence[Shot] = (),
+    sampling: Sampling,
+    num_samples: int = 1,
+    show: Callable[[Prediction], None] = lambda prediction: None,
+) -> None:
+    """Ask a model every question and append its graded answers to ``path``; rows already there are kept."""
+    with Journal(
+        path, Prediction, key=lambda row: row_id(row.question_id, row.sample), redo=lambda row: row.finish == "error"
+    ) as journal:
+        refuse_changed(path, ((p.question_id, p.question) for p in read_rows(path, Prediction)), questions)
+        for question, sample, _, completion in ask(
+            engine, questions, system=system, shots=shots, sampling=sampling, num_samples=num_samples,
+            done=journal.done,
+        ):  # fmt: skip
+            prediction = graded(question, sample, completion)
+            journal.append(prediction)
+            show(prediction)
+
+
+def graded(question: Question, sample: int, completion: Completion) -> Prediction:
+    """Read the answer in a completion, strictly and leniently, and hold it against gold."""
+    marks = grade(completion.text, completion.finish, question)
+    return Prediction(
+        question_id=question.id,
+        sample=sample,
+        question=question.text,
+        gold=question.gold,
+        response=completion.text,
+        finish=completion.finish,
+        answer=marks.answer,
+        status=marks.status,
+        correct=marks.correct,
+        status_strict=marks.status_strict,
+        correct_strict=marks.correct_strict,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        seconds=completion.seconds,
+        error=completion.error,
+    )

@@ -1,9 +1,24 @@
 """Question: what is asked.
 
     {"question": "What is 15% of 240?", "answer": "36", "id": "q1a2", "category": "percent"}
+
+Files are the user's: JSON Lines, a JSON array, CSV or Parquet, with extra keys left alone; rows in the Alpaca
+shape (``instruction``, ``input``, ``output``) or with chat ``messages`` are read too.
 """
 
+import csv
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
 import msgspec
+
+from cotdistill.errors import DataError, SetupError, UsageError
+from cotdistill.plain import plain
 
 
 class Question(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -16,3 +31,301 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str | None = None
     category: str | None = None
     choices: tuple[str, ...] | None = None
+
+
+class Questions(msgspec.Struct, frozen=True):
+    """The questions of a file, each once, in its order; ``merged`` rows were there again."""
+
+    rows: list[Question]
+    merged: int = 0
+
+
+def content_id(text: str, choices: Sequence[str] | None = None) -> str:
+    """The id of a question that has none: 16 hex digits of the SHA-256 of its text, which do not change with
+    its place in the file, its spacing or its spelling in Unicode."""
+    return hashlib.sha256(_canonical("\n".join([text, *(choices or ())])).encode()).hexdigest()[:16]
+
+
+def _canonical(text: str) -> str:
+    # NFKC alone would make 5² and 52 one question.
+    marked = "".join(f"^{c}" if unicodedata.decomposition(c).startswith("<super>") else c for c in text)
+    return " ".join(unicodedata.normalize("NFKC", marked).split())
+
+
+# Loading
+
+
+class _Literal(str):
+    """A JSON number with a point or exponent, digit for digit: 36.50 stays "36.50"."""
+
+    __slots__ = ()
+
+
+_Row = tuple[str, dict[str, object]]  # where it stands ("file:line"), what it says
+
+
+def load_questions(
+    path: str | Path, *, question_key: str = "question", answer_key: str = "answer", limit: int | None = None
+) -> Questions:
+    """Read questions from a file, or from the hub as ``hub:openai/gsm8k:main:train`` (``hub:NAME[:CONFIG]:SPLIT``).
+
+    A GSM8K-style answer is cut to its gold; a number or true/false becomes text. ``limit`` keeps the first ones.
+    Raises ``DataError``, with file and line, for what cannot be read, a row without a question, one id with two
+    texts, and one text with two golds; ``SetupError`` where a format needs a package that is not installed.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; it must be at least 1")
+    seen: dict[str, tuple[str, Question]] = {}
+    golds: dict[str, tuple[str, str]] = {}
+    merged = 0
+    for where, row in _rows(path):
+        question = _question(where, row, question_key, answer_key)
+        content = content_id(question.text, question.choices)
+        if question.gold is not None:
+            there, gold = golds.setdefault(content, (where, question.gold))
+            if gold != question.gold:
+                raise DataError(
+                    f"{where}: the answer is {question.gold!r}, but the same question has {gold!r} at {there}"
+                )
+        if question.id not in seen:
+            seen[question.id] = where, question
+            continue
+        there, first = seen[question.id]
+        if content_id(first.text, first.choices) != content:
+            raise DataError(f"{where}: the id {question.id!r} belongs to another question at {there}; change one")
+        if first.gold is None:
+            seen[question.id] = there, question
+        merged += 1
+    if not seen:
+        raise DataError(f'{path} holds no questions; write one a line, like {{"question": "What is 15% of 240?"}}')
+    return Questions([question for _, question in seen.values()][:limit], merged)
+
+
+def _rows(path: str | Path) -> Iterator[_Row]:
+    if str(path).startswith("hub:"):
+        return _hub_rows(str(path))
+    path = Path(path)
+    match path.suffix.lower():
+        case ".parquet":
+            return _parquet_rows(path)
+        case ".csv":
+            return _csv_rows(path)
+        case _:
+            return _json_rows(path)
+
+
+def _json_rows(path: Path) -> Iterator[_Row]:
+    decoder = msgspec.json.Decoder(dict[str, object], float_hook=_Literal)
+    where = str(path)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if number == 1 and line.lstrip().startswith(b"["):
+                    array = msgspec.json.Decoder(list[dict[str, object]], float_hook=_Literal)
+                    for index, row in enumerate(array.decode(line + file.read()), start=1):
+                        yield f"{path}, row {index}", row
+                    return
+                if line.strip():
+                    where = f"{path}:{number}"
+                    yield where, decoder.decode(line)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not a JSON object ({error}); repair or remove it") from error
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                if None in row:
+                    raise DataError(f"{path}:{reader.line_num}: more columns than the header names; quote its commas")
+                yield f"{path}:{reader.line_num}", dict(row)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not CSV ({error}); repair the line") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise SetupError(f"reading {path} needs pyarrow: pip install pyarrow") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (OSError, ValueError) as error:  # pyarrow's own errors are children of these
+        raise DataError(f"cannot read {path} as Parquet: {' '.join(str(error).split())}") from error
+
+
+def _hub_rows(spec: str) -> Iterator[_Row]:
+    parts = spec.split(":")
+    if not (3 <= len(parts) <= 4 and all(parts)):
+        raise UsageError(f"{spec!r} does not name hub questions; write hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT")
+    try:
+        import datasets
+    except ImportError as error:
+        raise SetupError(f'reading {spec} needs datasets: pip install "cotdistill[hub]"') from error
+    try:
+        rows = datasets.load_dataset(parts[1], *parts[2:-1], split=parts[-1])
+    except Exception as error:  # the library, the network and the hub each have their own
+        raise SetupError(f"cannot load {spec}: {' '.join(str(error).split())[:300]}") from error
+    for index, row in enumerate(rows, start=1):
+        yield f"{spec}, row {index}", row
+
+
+def _question(where: str, row: dict[str, object], question_key: str, answer_key: str) -> Question:
+    text, answer = _asked(where, row, question_key, answer_key)
+    if not isinstance(text, str) or isinstance(text, _Literal):
+        raise DataError(f"{where}: the question is not text; put it in quotes")
+    if not text.strip():
+        raise DataError(f"{where}: the question is empty; write it or remove the row")
+    if control := next((c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()), None):
+        raise DataError(f"{where}: the question holds the control character {control!r}; remove it")
+    choices = row.get("choices")
+    if choices is not None and not isinstance(choices, list | tuple):
+        raise DataError(f"{where}: choices are not a list")
+    named = tuple(_text(where, "choices", choice) or "" for choice in choices) if choices else None
+    return Question(
+        id=_text(where, "id", row.get("id")) or content_id(text, named),
+        text=str(text),
+        gold=_gold(where, answer_key, answer),
+        kind=_text(where, "kind", row.get("kind")),
+        category=_text(where, "category", row.get("category")),
+        choices=named,
+    )
+
+
+def _asked(where: str, row: dict[str, object], question_key: str, answer_key: str) -> tuple[object, object]:
+    """Question and answer of a row, in whichever of the three shapes it has."""
+    if row.get(question_key) is not None:
+        return row[question_key], row.get(answer_key)
+    if question_key == "question" and isinstance(row.get("instruction"), str):
+        asked = [str(part) for part in (row["instruction"], row.get("input")) if part]
+        return "\n\n".join(asked), row.get("output")
+    if question_key == "question" and isinstance(messages := row.get("messages"), list):
+        turns: list[Any] = [turn for turn in messages if isinstance(turn, dict)]
+        asked = [turn.get("content") for turn in turns if turn.get("role") == "user"]
+        told = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
+        if asked:
+            return asked[0], told[-1] if told else None
+    keys = ", ".join(ascii(key) for key in list(row)[:8]) or "none"
+    raise DataError(f"{where}: no {question_key!r} in this row (its keys: {keys}); add it or use --question_key")
+
+
+def _gold(where: str, key: str, answer: object) -> str | None:
+    text = _text(where, key, answer)
+    if text is None:
+        return None
+    from cotdistill.answer import gold_part  # late: a question loads without its judges
+
+    gold = gold_part(text).strip()
+    if not gold:
+        raise DataError(f"{where}: nothing stands after the last '####' of the answer; write the gold answer there")
+    return gold
+
+
+def _text(where: str, key: str, value: object) -> str | None:
+    """A scalar as text; None for what is not there or blank."""
+    match value:
+        case None:
+            return None
+        case bool():
+            return "true" if value else "false"
+        case float() if math.isnan(value):  # how some tables write a missing value
+            return None
+        case str() | int() | float():
+            return str(value) if str(value).strip() else None
+    raise DataError(f"{where}: {key!r} is neither text nor a number")
+
+
+# Checks before any work
+
+
+def check_golds(questions: Iterable[Question]) -> None:
+    """Raise ``DataError`` naming up to five questions whose gold our own reader cannot find or match."""
+    from cotdistill.verdict import judge_gold
+
+    bad = [f"{question.id} ({reason})" for question in questions if (reason := judge_gold(question))]
+    if bad:
+        listed = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+        raise DataError(f"{len(bad)} gold answers cannot be read: {listed}; correct them or leave them out")
+
+
+class Overlap(msgspec.Struct, frozen=True):
+    """What a test set shares with training: the ids of test questions that are in it word for word, and the
+    share (0..1) of the test set's runs of eight words that occur in it."""
+
+    exact: tuple[str, ...]
+    shared_ngrams: float
+
+
+_LETTER_HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
+
+
+class _Marks(dict[int, str | None]):
+    """For ``str.translate``: letters, digits and the signs of arithmetic stay, other marks become spaces."""
+
+    def __missing__(self, code: int) -> str | None:
+        mark, category = chr(code), unicodedata.category(chr(code))
+        if category[0] in "LMN":
+            self[code] = mark
+        elif category == "Sm" or mark in "-*/%^":
+            self[code] = f" {mark} "
+        else:
+            self[code] = None if mark in "'’" or category == "Cf" else " "
+        return self[code]
+
+
+_MARKS = _Marks()
+
+
+def words(question: Question) -> tuple[str, ...]:
+    """A question (with its choices) as bare words, numbers and arithmetic signs, for comparing: case,
+    punctuation, spacing and Unicode spelling are gone, but 3 - 5, 3 + 5 and 35 stay apart."""
+    text = plain("\n".join([question.text, *(question.choices or ())])).casefold()
+    return tuple(_LETTER_HYPHEN.sub(" ", text).translate(_MARKS).split())
+
+
+def overlap(train: Iterable[Question], test: Iterable[Question]) -> Overlap:
+    """Compare two sets by ``words`` and by runs of eight of them (all of a shorter question)."""
+    known: set[tuple[str, ...]] = set()
+    grams: set[int] = set()
+    for question in train:
+        known.add(bare := words(question))
+        grams.update(map(hash, _runs(bare)))
+    exact, total, shared = [], 0, 0
+    for question in test:
+        bare = words(question)
+        if bare in known:
+            exact.append(question.id)
+        for run in _runs(bare):
+            total += 1
+            shared += hash(run) in grams
+    return Overlap(tuple(exact), shared / total if total else 0.0)
+
+
+def _runs(bare: tuple[str, ...], length: int = 8) -> Iterator[tuple[str, ...]]:
+    for start in range(max(1, len(bare) - length + 1)):
+        yield bare[start : start + length]
+
+
+def refuse_overlap(train: Iterable[Question], test: Iterable[Question]) -> Overlap:
+    """The overlap of two sets; raises ``DataError`` where a test question is in the training set."""
+    found = overlap(train, test)
+    if found.exact:
+        listed = ", ".join(found.exact[:5]) + (", ..." if len(found.exact) > 5 else "")
+        what = f"{len(found.exact)} test questions are also training questions"
+        raise DataError(f"{what} ({listed}); remove them from one of the two")
+    return found

@@ -6,9 +6,17 @@
      "prompt_tokens": 180, "completion_tokens": 24, "prompt_hash": "9f..."}
 """
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import msgspec
 
-from cotdistill.engines import Finish
+from cotdistill.answer import find_answer
+from cotdistill.asking import ask, refuse_changed
+from cotdistill.engines import Engine, Finish, Sampling
+from cotdistill.journal import Journal, read_rows
+from cotdistill.prompt import Shot
+from cotdistill.question import Question
 
 
 class Trace(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -28,3 +36,44 @@ class Trace(msgspec.Struct, frozen=True, omit_defaults=True):
     hinted: bool = False
     prompt_hash: str = ""
     error: str | None = None
+
+
+def teach(
+    engine: Engine,
+    questions: Sequence[Question],
+    path: Path,
+    *,
+    system: str,
+    shots: Sequence[Shot] = (),
+    sampling: Sampling,
+    num_samples: int = 1,
+    name: str = "",
+    show: Callable[[Trace], None] = lambda trace: None,
+) -> None:
+    """Ask the teacher every question ``num_samples`` times and append the traces to ``path``.
+
+    Rows already there are not asked again, except those that failed. A request that fails becomes a row
+    with ``finish="error"``: counted, never taught, asked again on the next run.
+    """
+    with Journal(path, Trace, key=lambda trace: trace.id, redo=lambda trace: trace.finish == "error") as journal:
+        refuse_changed(path, ((t.question_id, t.question) for t in read_rows(path, Trace)), questions)
+        for question, sample, hashed, completion in ask(
+            engine, questions, system=system, shots=shots, sampling=sampling, num_samples=num_samples,
+            done=journal.done,
+        ):  # fmt: skip
+            trace = Trace(
+                id=completion.key,
+                question_id=question.id,
+                question=question.text,
+                reasoning=completion.text,
+                final_answer=find_answer(completion.text).text,
+                finish=completion.finish,
+                model=name,
+                sample=sample,
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+                prompt_hash=hashed,
+                error=completion.error,
+            )
+            journal.append(trace)
+            show(trace)

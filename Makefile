@@ -1,0 +1,43 @@
+# Every target sets up what it needs. PYTHON is the interpreter the virtual environment is made from.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PIP    := $(BIN)/python -m pip install --quiet
+
+# A CPU build of torch is a tenth of the CUDA one: taken where the configured index offers it, else from
+# PyTorch's own index, else whatever is the default.
+CPU_TORCH ?= torch==2.13.0+cpu
+
+.PHONY: help setup quickstart test lint clean
+
+help:
+	@echo "make quickstart   the whole loop on real models: teacher, traces, LoRA, verdict"
+	@echo "make test         every test, one of them on a real model"
+	@echo "make lint         ruff and mypy"
+	@echo "make setup        only the virtual environment in $(VENV)"
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	command -v nvidia-smi >/dev/null \
+		|| $(PIP) '$(CPU_TORCH)' 2>/dev/null \
+		|| $(PIP) --retries 0 --timeout 10 --index-url https://download.pytorch.org/whl/cpu torch 2>/dev/null \
+		|| true
+	$(PIP) -e '.[dev]'
+	touch $(READY)
+
+quickstart: $(READY)
+	$(BIN)/cotdistill run recipes/quickstart.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,126 @@
+"""Adapter: LoRA weights beside the prompt the student was trained with.
+
+The directory is peft's own (``adapter_config.json``, ``adapter_model.safetensors``) plus ``cotdistill.json``,
+so that evaluation and chat ask the student exactly as training did.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from cotdistill.card import CARD, AdapterCard, read_card
+from cotdistill.errors import SetupError
+from cotdistill.identity import model_hash
+from cotdistill.journal import write_atomic
+from cotdistill.model import Model, linear_names
+from cotdistill.recipe import Lora
+
+DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
+WEIGHTS = "adapter_model.safetensors"
+
+
+def choose_targets(module: torch.nn.Module, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """The layers to adapt and a sentence that says which.
+
+    A name the model lacks raises ``SetupError`` listing the ones it has. Without a wish: the default names
+    where the model has them all, else every linear layer.
+    """
+    have = linear_names(module)
+    if wanted:
+        missing = sorted(set(wanted) - set(have))
+        if missing:
+            raise SetupError(
+                f"target_modules {', '.join(missing)}: the model has no such linear layer; "
+                f"it has {', '.join(have)}"
+            )
+        return wanted, f"LoRA on {', '.join(wanted)}"
+    if set(DEFAULT_TARGETS) <= set(have):
+        return DEFAULT_TARGETS, f"LoRA on {', '.join(DEFAULT_TARGETS)}"
+    if not have:
+        raise SetupError("the model has no linear layer that LoRA could adapt")
+    return tuple(have), f"the model has no q_proj ... down_proj: LoRA on all linear layers: {', '.join(have)}"
+
+
+def attach(model: Model, lora: Lora, *, gradient_checkpointing: bool = False) -> tuple[Any, str]:
+    """Wrap the model's module with a fresh LoRA adapter; returns peft's model and a sentence on targets."""
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    targets, sentence = choose_targets(model.module, lora.targets)
+    module = model.module
+    if getattr(module, "is_loaded_in_4bit", False):
+        module = prepare_model_for_kbit_training(module, use_gradient_checkpointing=gradient_checkpointing)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(targets),
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(module, config)
+    if gradient_checkpointing:
+        adapted.enable_input_require_grads()
+    return adapted, sentence
+
+
+def save_adapter(adapted: Any, directory: Path, card: AdapterCard) -> None:
+    """Write adapter and card, then read the weights back and compare them bit by bit.
+
+    Raises ``SetupError`` if what is on disk is not what is in memory.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    adapted.save_pretrained(directory, safe_serialization=True)
+    state = get_peft_model_state_dict(adapted)
+    saved = load_file(directory / WEIGHTS)
+    differing = [k for k, v in state.items() if k not in saved or not torch.equal(v.cpu(), saved[k])]
+    if differing or len(saved) != len(state):
+        raise SetupError(f"the adapter written to {directory} is not the one trained: {differing[:3]}")
+    # Paths of the machine that trained mean nothing elsewhere: the base is known by its hash.
+    config_file = directory / "adapter_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = card.base_name
+    write_atomic(config_file, json.dumps(config, indent=2).encode())
+    write_atomic(directory / CARD, msgspec.json.format(msgspec.json.encode(card)))
+
+
+def load_adapter(model: Model, directory: Path) -> Any:
+    """Put a saved adapter on its base model; returns peft's model in eval mode.
+
+    Only safetensors are read. Raises ``SetupError`` for another base model, and for missing or unexpected
+    keys, which peft would replace by a random adapter with a warning.
+    """
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not (directory / "adapter_config.json").is_file():
+        raise SetupError(f"{directory} is not an adapter: it has no adapter_config.json")
+    if not (directory / WEIGHTS).is_file():
+        raise SetupError(f"{directory} has no {WEIGHTS}; pickled adapters (.bin) are not read")
+    card = read_card(directory)
+    if card and card.base_hash != (found := model_hash(model.directory)):
+        raise SetupError(
+            f"the adapter in {directory} was trained on {card.base_name} ({card.base_hash}), "
+            f"not on {model.directory.name} ({found})"
+        )
+    config = LoraConfig.from_pretrained(str(directory))
+    config.inference_mode = True
+    try:
+        adapted = get_peft_model(model.module, config)
+    except ValueError as error:
+        raise SetupError(f"the adapter in {directory} does not fit {model.directory}: {error}") from error
+    saved = load_file(directory / WEIGHTS)
+    expected = get_peft_model_state_dict(adapted)
+    odd = sorted(set(saved) ^ set(expected))
+    odd += [name for name in set(saved) & set(expected) if saved[name].shape != expected[name].shape]
+    if odd:
+        raise SetupError(
+            f"the adapter in {directory} does not fit {model.directory.name}: "
+            f"{len(odd)} missing, unexpected or misshapen weights, first {odd[0]}"
+        )
+    set_peft_model_state_dict(adapted, saved)
+    return adapted.eval()
+

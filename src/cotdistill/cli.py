@@ -1,0 +1,114 @@
+"""The command line: ``cotdistill COMMAND``, and one entry point for each of the scripts.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from cotdistill import __version__
+from cotdistill.commands import evaluate, generate, models, runs, train, verify
+from cotdistill.errors import CotdistillError
+
+SETTINGS: dict[str, Any] = {"token_normalize_func": lambda token: token.replace("-", "_")}
+"""``--num-epochs`` is ``--num_epochs``."""
+
+app = typer.Typer(
+    context_settings=SETTINGS, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Chain-of-thought distillation: questions and a teacher in, a measurably better student out.",
+)  # fmt: skip
+app.command()(runs.run)
+app.command()(generate.generate)
+app.command()(verify.verify)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(runs.report)
+app.command()(runs.chat)
+app.add_typer(models.app, name="models")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cotdistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Chain-of-thought distillation: questions and a teacher in, a measurably better student out."""
+
+
+def main() -> None:
+    """Entry point of ``cotdistill``."""
+    guard(app)
+
+
+def script(command: Callable[..., None]) -> None:
+    """Entry point of a script: the one command, under the script's own name."""
+    single = typer.Typer(context_settings=SETTINGS, add_completion=False, pretty_exceptions_enable=False)
+    single.command()(command)
+    guard(single)
+
+
+def guard(program: Callable[[], object]) -> None:
+    """Run a program and leave with the right exit code; what the user can fix is one sentence, no traceback."""
+    quiet = "--quiet" in sys.argv
+    logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING, stream=sys.stderr)
+    logging.getLogger("cotdistill").setLevel(logging.ERROR if quiet else logging.INFO)
+    signal.signal(signal.SIGTERM, _interrupt)
+    code: object = 0
+    try:
+        program()
+    except SystemExit as error:
+        code = error.code
+    except CotdistillError as error:
+        print(f"error: {_visible(str(error))}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        code = 130
+    except ModuleNotFoundError as error:
+        print(f"error: the package {error.name} is missing: pip install -e .", file=sys.stderr)
+        code = 1
+    except MemoryError:
+        print("error: out of memory; use a smaller --batch_size or a smaller model", file=sys.stderr)
+        code = 1
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        print(f"error: {_out_of_memory()}", file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Engines keep threads of their own in native code, which a normal exit would wait for or trip over;
+    # every file is closed by now.
+    os._exit(code if isinstance(code, int) else int(bool(code)))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _out_of_memory() -> str:
+    return (
+        "the device is out of memory; try --batch_size 1 --gradient_accumulation_steps 8, "
+        "--gradient_checkpointing, a shorter --max_length or a smaller model"
+    )
+
+
+def _visible(text: str) -> str:
+    """Text of a user's file in an error message cannot drive the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+if __name__ == "__main__":
+    main()

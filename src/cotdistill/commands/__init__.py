@@ -1,0 +1,4 @@
+"""The commands, one file each. They parse flags, call the stages and say what came of it; nothing else.
+
+Flags are written with underscores, as in ``--num_epochs``; the command line takes dashes as well.
+"""

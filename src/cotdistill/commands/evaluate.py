@@ -1,0 +1,66 @@
+"""``cotdistill evaluate``, ``scripts/eval_cot.py``: models answer held-out questions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotdistill.commands import options as o
+
+
+def evaluate(
+    base_model: Annotated[str, typer.Option("--base_model", help="Directory or catalogue name.")],
+    test_file: Annotated[Path, typer.Option("--test_file", help="Questions with gold answers.")],
+    output_file: Annotated[Path, typer.Option("--output_file", help="Where the predictions go.")],
+    lora_model: Annotated[Path | None, typer.Option("--lora_model", help="Adapter; without one, the base.")] = None,
+    max_new_tokens: o.MaxNewTokens = 512,
+    batch_size: o.BatchSize = 16,
+    compare_base: Annotated[
+        bool, typer.Option("--compare_base", help="Ask the base model too, and test the difference.")
+    ] = False,
+    teacher_model: Annotated[
+        str | None, typer.Option("--teacher_model", help="Ask the teacher too: directory, GGUF or catalogue name.")
+    ] = None,
+    engine: o.EngineOption = "auto",
+    system_prompt: Annotated[
+        str | None, typer.Option("--system_prompt", help="Default: the one the adapter was trained with.")
+    ] = None,
+    limit: o.Limit = None,
+    load_in_4bit: o.Load4Bit = None,
+    device_map: o.DeviceMap = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
+    question_key: o.QuestionKey = "question",
+    answer_key: o.AnswerKey = "answer",
+    overwrite: o.Overwrite = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Answer the test questions greedily, grade the answers and print accuracy with its interval.
+
+    Every model gets the same prompt and the same scorer. Predictions of the base and the teacher go beside
+    OUTPUT_FILE.
+    """
+    from cotdistill.evaluation import Contestant, evaluate_all
+
+    student = Contestant("student" if lora_model else "base", base_model, lora_model, output_file)
+    contestants = [student]
+    if compare_base and lora_model:
+        contestants.insert(0, Contestant("base", base_model, None, o.beside(output_file, "base.jsonl")))
+    if teacher_model:
+        contestants.append(Contestant("teacher", teacher_model, None, o.beside(output_file, "teacher.jsonl")))
+    evaluate_all(
+        contestants,
+        test_file,
+        output_file,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        engine=engine,
+        system_prompt=system_prompt,
+        limit=limit,
+        load_in_4bit=load_in_4bit,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        question_key=question_key,
+        answer_key=answer_key,
+        overwrite=overwrite,
+        quiet=quiet,
+    )

@@ -1,0 +1,73 @@
+"""``cotdistill generate``, ``scripts/gen_cot.py``: the teacher reasons through every question."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotdistill.commands import options as o
+from cotdistill.prompt import SYSTEM_PROMPT
+
+
+def generate(
+    teacher_model: Annotated[str, typer.Option("--teacher_model", help="Directory, GGUF file or catalogue name.")],
+    input_file: Annotated[Path, typer.Option("--input_file", help="Questions, one JSON object a line.")],
+    output_file: Annotated[Path, typer.Option("--output_file", help="Where the traces go.")],
+    max_new_tokens: o.MaxNewTokens = 512,
+    batch_size: o.BatchSize = 8,
+    temperature: o.Temperature = 0.2,
+    do_sample: o.DoSample = False,
+    num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Traces a question.")] = 1,
+    engine: o.EngineOption = "auto",
+    system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
+    few_shot: Annotated[
+        Path | None, typer.Option("--few_shot", help="Worked examples for the teacher's prompt (JSON Lines).")
+    ] = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    load_in_4bit: o.Load4Bit = None,
+    device_map: o.DeviceMap = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
+    question_key: o.QuestionKey = "question",
+    answer_key: o.AnswerKey = "answer",
+    overwrite: o.Overwrite = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Ask the teacher for step-by-step reasoning, and judge what it wrote.
+
+    Traces go to OUTPUT_FILE, verdicts beside it. The same command goes on where it was stopped.
+    """
+    from cotdistill.engines import Sampling
+    from cotdistill.errors import UsageError
+    from cotdistill.manifest import Manifest, versions
+    from cotdistill.prompt import load_few_shot
+    from cotdistill.question import check_golds, load_questions
+    from cotdistill.recipe import Generate, Models, Verify
+    from cotdistill.stages import identify, run_generate, run_verify, teacher_engine
+    from cotdistill.verdict import TEACHES
+
+    if num_samples > 1 and not do_sample:
+        raise UsageError("--num_samples above 1 needs --do_sample: without sampling all samples are the same")
+    questions = load_questions(input_file, question_key=question_key, answer_key=answer_key, limit=limit).rows
+    check_golds(questions)
+    shots = load_few_shot(few_shot) if few_shot else ()
+    models = Models(teacher_model, "", engine, trust_remote_code, load_in_4bit)  # type: ignore[arg-type]
+    sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed)
+    settings = Generate(system_prompt, None, num_samples, batch_size, sampling)
+    manifest = Manifest.open(o.beside(output_file, "manifest.json"))
+    run_generate(
+        questions,
+        output_file,
+        manifest,
+        settings=settings,
+        shots=shots,
+        model=identify(teacher_model, gguf=engine != "transformers"),
+        open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    verdicts = o.beside(output_file, "verdicts.jsonl")
+    counts = run_verify(questions, output_file, verdicts, Verify())
+    manifest.note(versions=versions())
+    teach = sum(count for status, count in counts.items() if status in TEACHES)
+    typer.echo(f"{output_file}: {sum(counts.values())} traces, {teach} may teach ({o.counted(counts)})")

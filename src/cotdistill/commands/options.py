@@ -1,0 +1,39 @@
+"""Options that several commands share, so that they read and mean the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotdistill.engines.opening import ENGINES
+
+SystemPrompt = Annotated[str, typer.Option("--system_prompt", help="What every prompt begins with.")]
+MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Most tokens of one answer.")]
+DoSample = Annotated[bool, typer.Option("--do_sample", help="Sample instead of taking the likeliest token.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.01, help="Only used with --do_sample.")]
+BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Prompts computed together.")]
+EngineOption = Annotated[str, typer.Option("--engine", help=f"One of: {', '.join(ENGINES)}.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N questions.")]
+Load4Bit = Annotated[
+    bool | None,
+    typer.Option("--load_in_4bit/--no_4bit", help="Default: 4-bit on a CUDA GPU with bitsandbytes, else not."),
+]
+DeviceMap = Annotated[str, typer.Option("--device_map", help="Where layers go on GPUs: auto, or a device.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust_remote_code", help="Run code that ships with the model. Off unless asked for.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away earlier output and start anew.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only errors and results.")]
+QuestionKey = Annotated[str, typer.Option("--question_key", help="Key of the question in the input rows.")]
+AnswerKey = Annotated[str, typer.Option("--answer_key", help="Key of the gold answer in the input rows.")]
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A file next to another: ``data/cot_dataset.jsonl`` -> ``data/cot_dataset.verdicts.jsonl``."""
+    return path.with_name(f"{path.stem}.{suffix}")
+
+
+def counted(counts: dict[str, int]) -> str:
+    """``42 correct, 9 wrong``."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))

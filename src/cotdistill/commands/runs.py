@@ -1,0 +1,72 @@
+"""``cotdistill run``, ``report`` and ``chat``: whole runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cotdistill.commands import options as o
+
+if TYPE_CHECKING:
+    from cotdistill.report import Report
+
+RunDirectory = Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")]
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/quickstart.yaml.")],
+    runs: Annotated[Path, typer.Option("--runs", help="Where run directories live.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option("--name", help="Run name, instead of the recipe's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of training questions and training, instead of the recipe's.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry_run", help="Print the resolved recipe and stop.")] = False,
+    overwrite: o.Overwrite = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Do a whole recipe: questions, traces, verdicts, training, evaluation, report.
+
+    The same command goes on where it was stopped.
+    """
+    from cotdistill.recipe import dump_recipe, load_recipe, with_name, with_seed
+
+    resolved = load_recipe(recipe)
+    if name:
+        resolved = with_name(resolved, name)
+    if seed is not None:
+        resolved = with_seed(resolved, seed)
+    if dry_run:
+        typer.echo(dump_recipe(resolved), nl=False)
+        return
+    from cotdistill.pipeline import run as run_pipeline
+
+    result = run_pipeline(resolved, runs=runs, overwrite=overwrite, quiet=quiet)
+    _print(result)
+    typer.echo(f"\n{runs / resolved.name / '7_report.json'}")
+
+
+def report(directory: RunDirectory) -> None:
+    """Print the report of a run again."""
+    from cotdistill.errors import DataError
+    from cotdistill.report import from_json
+
+    path = directory / "7_report.json"
+    if not path.is_file():
+        raise DataError(f"{directory} has no report yet; finish the run: cotdistill run RECIPE")
+    _print(from_json(path.read_bytes(), str(path)))
+
+
+def chat(directory: RunDirectory, base: Annotated[bool, typer.Option("--base", help="Talk to the base.")] = False,
+         max_new_tokens: o.MaxNewTokens = 256) -> None:  # fmt: skip
+    """Ask the student of a run questions, one a line; an empty line ends it."""
+    from cotdistill.conversation import converse
+
+    converse(directory, base=base, max_new_tokens=max_new_tokens)
+
+
+def _print(result: "Report") -> None:
+    from rich.console import Console
+
+    from cotdistill.table import print_report
+
+    print_report(result, Console())

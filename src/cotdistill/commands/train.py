@@ -1,0 +1,80 @@
+"""``cotdistill train``, ``scripts/train_cot_lora.py``: the student learns the traces with LoRA."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotdistill.commands import options as o
+from cotdistill.prompt import SYSTEM_PROMPT
+
+
+def train(
+    student_model: Annotated[str, typer.Option("--student_model", help="Directory or catalogue name.")],
+    cot_dataset: Annotated[Path, typer.Option("--cot_dataset", help="Traces, as `generate` writes them.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the adapter goes.")],
+    num_epochs: Annotated[float, typer.Option("--num_epochs", min=0.01)] = 3,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Examples computed together.")] = 4,
+    gradient_accumulation_steps: Annotated[int, typer.Option("--gradient_accumulation_steps", min=1)] = 4,
+    learning_rate: Annotated[float, typer.Option("--learning_rate", min=0.0)] = 2e-4,
+    max_length: Annotated[int, typer.Option("--max_length", min=2, help="Longer examples are left out.")] = 1024,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient_checkpointing", help="Less memory, about a third slower.")
+    ] = False,
+    lora_r: Annotated[int, typer.Option("--lora_r", min=1)] = 8,
+    lora_alpha: Annotated[int, typer.Option("--lora_alpha", min=1)] = 16,
+    lora_dropout: Annotated[float, typer.Option("--lora_dropout", min=0.0, max=0.99)] = 0.05,
+    target_modules: Annotated[
+        str, typer.Option("--target_modules", help="Names of linear layers, with commas or spaces between.")
+    ] = "",
+    system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
+    load_in_4bit: o.Load4Bit = None,
+    device_map: o.DeviceMap = "auto",
+    seed: o.Seed = 42,
+    limit: o.Limit = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    overwrite: o.Overwrite = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Fine-tune the student on every trace that may teach. Resumes from the last checkpoint.
+
+    Verdicts beside the data set decide which traces teach; where there are none, the traces are judged first.
+    """
+    from cotdistill.dataset import load_dataset
+    from cotdistill.manifest import Manifest, versions
+    from cotdistill.recipe import Lora, TrainSettings
+    from cotdistill.stages import run_train
+
+    dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), limit=limit)
+    typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
+    lora = Lora(lora_r, lora_alpha, lora_dropout, tuple(target_modules.replace(",", " ").split()))
+    settings = TrainSettings(
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        learning_rate=learning_rate,
+        max_length=max_length,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+        lora=lora,
+    )
+    manifest = Manifest.open(output_dir.with_name(f"{output_dir.name}.manifest.json"))
+    facts = run_train(
+        dataset.pairs,
+        output_dir,
+        manifest,
+        student=student_model,
+        system_prompt=system_prompt,
+        settings=settings,
+        load_in_4bit=load_in_4bit,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+    manifest.note(versions=versions())
+    losses = facts["losses"]
+    typer.echo(
+        f"{output_dir}: {facts['examples']} examples, {facts['steps']} steps, {facts['targets']}; "
+        f"loss {losses[0][1]:.3f} -> {losses[-1][1]:.3f} nats a token"  # type: ignore[index]
+    )

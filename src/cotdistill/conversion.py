@@ -1,0 +1,279 @@
+"""Conversion: a GGUF file becomes a Hugging Face directory that can be trained.
+
+    {"file": "SmolLM2-135M-Instruct.Q4_1.gguf", "sha256": "b179c952...", "architecture": "llama",
+     "quantisation": "Q4_1", "dtype": "float32"}            (the directory's cotdistill_source.json)
+
+The weights are the dequantised ones, the numbers llama.cpp multiplies with, not the model's original ones.
+The tokenizer is the file's own, with one difference for Qwen2: like the original tokenizer, and unlike
+llama.cpp, it brings text to Unicode NFC first. Not covered: files split into several GGUFs, adapters,
+vision towers. ``python -m benchmarks.conversion`` measures the agreement with llama.cpp.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cotdistill.errors import SetupError
+
+log = logging.getLogger(__name__)
+
+DType = Literal["float32", "bfloat16", "float16"]
+SOURCE_FILE = "cotdistill_source.json"
+UNFINISHED = ".unfinished"
+MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin", "*.gguf")
+COMPARED_SPLITS = ("qwen2", "smollm")
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a converted directory came from."""
+
+    file: str
+    sha256: str
+    architecture: str
+    quantisation: str
+    dtype: DType
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What the conversion needs from a GGUF's metadata. ``split`` names the tokenizer's word-splitting rule;
+    ids are None where the file states none; ``parameters`` counts numbers, not bytes."""
+
+    architecture: str
+    quantisation: str
+    parameters: int
+    split: str
+    chat_template: str | None
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+
+
+def to_hugging_face(gguf: Path, to: Path, *, dtype: DType = "float32") -> None:
+    """Write the model of ``gguf`` (a file, or a directory with exactly one) into the directory ``to``.
+
+    Leaves ``config.json``, ``generation_config.json``, ``model.safetensors``, the tokenizer, its chat
+    template and ``cotdistill_source.json``. Everything is written aside first and ``config.json`` arrives
+    last, so a directory with a ``config.json`` is whole. A conversion of the same file is kept as it is; any
+    other model in ``to`` is refused. One process at a time per directory.
+
+    Raises ``SetupError`` for a file that is no readable GGUF and for a full or unwritable disk.
+    """
+    gguf = only_gguf(gguf)
+    header = read_header(gguf)
+    source = Source(gguf.name, sha256_of(gguf), header.architecture, header.quantisation, dtype)
+    if is_converted(to, source.sha256, dtype):
+        log.info("%s already holds the converted %s: nothing to do", to, gguf.name)
+        return
+    refuse_other_model(to, source.sha256)
+    log.info("converting %s (%s) to %s", gguf.name, header.quantisation, dtype)
+    unfinished = to / UNFINISHED
+    try:
+        with disk_errors(to):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            require_space(to, header.parameters * (4 if dtype == "float32" else 2))
+        tokenizer = load_tokenizer(gguf, header)
+        model = load_weights(gguf, header, dtype)
+        with disk_errors(to):
+            context = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+            tokenizer.model_max_length = context
+            tokenizer.save_pretrained(unfinished)
+            model.save_pretrained(unfinished)
+            (unfinished / SOURCE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(source)) + b"\n")
+            _publish(unfinished, to)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def only_gguf(path: Path) -> Path:
+    """``path`` if it is a file, else the one ``*.gguf`` inside it; ``SetupError`` for none or several."""
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.gguf"))
+    if len(found) != 1:
+        held = ", ".join(file.name for file in found) or "none"
+        raise SetupError(f"{path} must be a GGUF file or a directory with exactly one; found: {held}")
+    return found[0]
+
+
+def is_converted(directory: Path, sha256: str, dtype: DType = "float32") -> bool:
+    """True if ``directory`` is a finished conversion, in ``dtype``, of the GGUF with that hash."""
+    source = _read_source(directory)
+    whole = (directory / "config.json").is_file()
+    return whole and source is not None and (source.sha256, source.dtype) == (sha256, dtype)
+
+
+def refuse_other_model(directory: Path, sha256: str, *, besides: str = "") -> None:
+    """Raise ``SetupError`` if the directory holds a model, except for the file named ``besides`` and what an
+    interrupted conversion of the GGUF with this hash left there."""
+    held = [file.name for pattern in MODEL_FILES for file in sorted(directory.glob(pattern))]
+    source = _read_source(directory)
+    interrupted = source is not None and source.sha256 == sha256 and "config.json" not in held
+    ours = (besides, "model.safetensors") if interrupted else (besides,)
+    others = [name for name in held if name not in ours]
+    if others:
+        raise SetupError(
+            f"{directory} already holds a model ({others[0]}); choose an empty directory or remove that one"
+        )
+
+
+def read_header(gguf: Path) -> Header:
+    """The metadata of a GGUF file. Raises ``SetupError`` if it is none, or lacks what a model needs."""
+    from gguf import GGUFReader, LlamaFileType
+
+    try:
+        reader = GGUFReader(gguf)
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise SetupError(f"{gguf} is not a whole GGUF file ({error}); fetch it again") from error
+
+    def value(key: str) -> Any:
+        field = reader.get_field(key)
+        return None if field is None else field.contents()
+
+    architecture = value("general.architecture")
+    if not isinstance(architecture, str) or value("tokenizer.ggml.tokens") is None:
+        raise SetupError(f"{gguf} holds no language model with a tokenizer; choose another file")
+    if value("split.count") not in (None, 0, 1):
+        raise SetupError(f"{gguf} is one of {value('split.count')} pieces; merge them with llama-gguf-split")
+    file_type = value("general.file_type")
+    known = file_type in list(LlamaFileType)
+    return Header(
+        architecture=architecture,
+        quantisation=LlamaFileType(file_type).name.removeprefix("MOSTLY_") if known else "unknown",
+        parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
+        split=str(value("tokenizer.ggml.pre") or "default"),
+        chat_template=value("tokenizer.chat_template"),
+        bos_id=value("tokenizer.ggml.bos_token_id"),
+        eos_id=value("tokenizer.ggml.eos_token_id"),
+        pad_id=value("tokenizer.ggml.padding_token_id"),
+    )
+
+
+def load_tokenizer(gguf: Path, header: Header) -> Any:
+    """The file's tokenizer, with its chat template, and special ids checked against the metadata."""
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    with _reading(gguf):
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    if header.split == "smollm":
+        # transformers has no rule for this name and falls back to GPT-2's, under which "\n\n5" is three
+        # tokens; SmolLM was trained with each digit cut off first, which leaves "\n\n" whole.
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, gpt2])
+    if header.split not in COMPARED_SPLITS:
+        log.warning("%s splits words by %r, a rule not compared with llama.cpp", gguf.name, header.split)
+    tokenizer.chat_template = header.chat_template
+    for name, stated in (("bos", header.bos_id), ("eos", header.eos_id), ("pad", header.pad_id)):
+        read = getattr(tokenizer, f"{name}_token_id")
+        if stated is not None and read != stated:
+            raise SetupError(f"{gguf} gives {name} the id {stated}, the tokenizer made from it {read}")
+    return tokenizer
+
+
+def load_weights(gguf: Path, header: Header, dtype: DType) -> Any:
+    """The dequantised model in ``dtype``, free of its GGUF origin, so that transformers agrees to save it."""
+    import torch
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "local_files_only": True}
+    if hasattr(transformers, "GgufConfig"):  # some versions keep the blocks packed unless told otherwise
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with _reading(gguf):
+        loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, **options
+        )
+    config, state = loaded.config, loaded.state_dict()
+    absent = set(report["missing_keys"]) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
+    if absent:  # transformers would fill these with random numbers and a warning
+        raise SetupError(f"{gguf} lacks weights that a {header.architecture} model needs: {min(absent)}")
+    config.tie_word_embeddings = has_equal_embeddings(loaded)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.name_or_path = ""
+    config.dtype = getattr(torch, dtype)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    model.load_state_dict({name: tensor.to(config.dtype) for name, tensor in state.items()}, assign=True)
+    model.tie_weights()
+    for name in ("bos", "eos", "pad"):
+        setattr(model.generation_config, f"{name}_token_id", getattr(header, f"{name}_id"))
+    return model
+
+
+def has_equal_embeddings(model: Any) -> bool:
+    """True if the output head holds the same numbers as the input embeddings: only then may they be one.
+
+    A GGUF may carry both, quantised differently; tying those would replace one by the other.
+    """
+    import torch
+
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is not None and torch.equal(head.weight, embeddings.weight)
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_space(directory: Path, needed: int) -> None:
+    """Raise ``SetupError`` before any work if the disk of an existing directory has less than ``needed``."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise SetupError(
+            f"{directory} needs {needed / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free; make room first"
+        )
+
+
+@contextlib.contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Turn what a disk can say into one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SetupError(
+            f"cannot write to {directory}: {reason}; free space there or choose another directory"
+        ) from error
+
+
+@contextlib.contextmanager
+def _reading(gguf: Path) -> Iterator[None]:
+    """What transformers raises on a GGUF it cannot use is one sentence to the user; its own progress bars,
+    which it draws even into a log file, are dropped."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise SetupError(f"transformers cannot read {gguf}: {first}; choose another model or file") from error
+
+
+def _read_source(directory: Path) -> Source | None:
+    try:
+        return msgspec.json.decode((directory / SOURCE_FILE).read_bytes(), type=Source)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _publish(unfinished: Path, to: Path) -> None:
+    """Move the finished files up: the note of origin first (it marks the rest as ours), config.json last."""
+    order = {SOURCE_FILE: 0, "config.json": 2}
+    mode = (unfinished / "config.json").stat().st_mode  # safetensors writes for the owner's eyes only
+    for file in sorted(unfinished.iterdir(), key=lambda file: (order.get(file.name, 1), file.name)):
+        file.chmod(mode)
+        os.replace(file, to / file.name)

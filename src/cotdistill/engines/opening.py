@@ -1,0 +1,70 @@
+"""Choose the engine that can run a model, and open it."""
+
+from pathlib import Path
+from typing import Literal
+
+from cotdistill.download import local_model
+from cotdistill.engines import Engine
+from cotdistill.errors import SetupError, UsageError
+
+EngineName = Literal["auto", "transformers", "llama_cpp"]
+ENGINES: tuple[EngineName, ...] = ("auto", "transformers", "llama_cpp")
+
+
+def open_engine(
+    model: str,
+    *,
+    engine: str = "auto",
+    adapter: Path | None = None,
+    batch_size: int = 8,
+    context: int = 2048,
+    load_in_4bit: bool | None = None,
+    device_map: str | None = "auto",
+    trust_remote_code: bool = False,
+) -> Engine:
+    """Open a model: a catalogue name, a Hugging Face directory, a GGUF file or a directory that holds one.
+
+    ``auto`` takes llama.cpp for GGUF and for catalogue names, transformers otherwise. ``context`` is the most
+    tokens of prompt and answer together that llama.cpp keeps for each of its ``batch_size`` slots.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
+    gguf = find_gguf(model)
+    if engine == "auto":
+        engine = "transformers" if adapter or (gguf is None and Path(model).exists()) else "llama_cpp"
+    if engine == "llama_cpp":
+        from cotdistill.engines.llama_cpp import LlamaCppEngine
+
+        if adapter:
+            raise UsageError("llama.cpp runs no LoRA adapter here; use --engine transformers")
+        path = gguf or local_model(model, want="gguf")
+        if path.is_dir():
+            raise SetupError(f"{path} holds no GGUF file, which llama.cpp needs; use --engine transformers")
+        return LlamaCppEngine(path, slots=batch_size, context=context)
+
+    from cotdistill.adapter import load_adapter
+    from cotdistill.engines.transformers_engine import TransformersEngine
+    from cotdistill.hardware import place
+    from cotdistill.model import load_model
+
+    loaded = load_model(
+        local_model(model, want="hf"), place(load_in_4bit, device_map), trust_remote_code=trust_remote_code
+    )
+    module = load_adapter(loaded, adapter) if adapter else None
+    return TransformersEngine(loaded, module=module, batch_size=batch_size)
+
+
+def find_gguf(model: str) -> Path | None:
+    """The GGUF file meant by a path: the file itself, or the only one in a directory without a config.
+
+    Raises ``SetupError`` where a directory holds several.
+    """
+    path = Path(model)
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if not path.is_dir() or (path / "config.json").is_file():
+        return None
+    files = sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        raise SetupError(f"{path} holds {len(files)} GGUF files; name the one to use, such as {files[0]}")
+    return files[0] if files else None

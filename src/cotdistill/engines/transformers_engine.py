@@ -1,0 +1,111 @@
+"""Run a Hugging Face model in this process, in left-padded batches."""
+
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from cotdistill.engines import Completion, Request, Sampling
+from cotdistill.identity import model_hash
+from cotdistill.model import Model
+
+OPENING_BATCHES = 64
+"""Requests are sorted by length within windows of this many batches: little padding, steady output."""
+
+
+class TransformersEngine:
+    """Greedy answers do not depend on the batch they were computed in, in fp32 (RELIABILITY: batching)."""
+
+    def __init__(self, model: Model, *, module: Any = None, name: str = "", batch_size: int = 16) -> None:
+        self._model = model
+        self._module = module if module is not None else model.module
+        self._name = name or model.directory.name
+        self._batch_size = batch_size
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "engine": f"transformers {version('transformers')}",
+            "model": self._name,
+            "hash": model_hash(self._model.directory),
+            "dtype": str(self._module.dtype).removeprefix("torch."),
+        }
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        encoded: list[tuple[Request, list[int]]] = []
+        for request in requests:
+            encoded.append((request, self._model.template.prompt_ids(request.messages)))
+            if len(encoded) == self._batch_size * OPENING_BATCHES:
+                yield from self._window(encoded, sampling)
+                encoded = []
+        yield from self._window(encoded, sampling)
+
+    def close(self) -> None:
+        self._module = None
+
+    def _window(self, encoded: list[tuple[Request, list[int]]], sampling: Sampling) -> Iterator[Completion]:
+        room = self._model.context_length - sampling.max_new_tokens
+        fits = sorted((pair for pair in encoded if len(pair[1]) <= room), key=lambda pair: len(pair[1]))
+        for request, ids in encoded:
+            if len(ids) > room:
+                message = (
+                    f"the prompt has {len(ids)} tokens; with {sampling.max_new_tokens} new ones it exceeds "
+                    f"the context of {self._model.context_length}"
+                )
+                yield Completion(request.key, "", "error", len(ids), 0, 0.0, message)
+        for start in range(0, len(fits), self._batch_size):
+            yield from self._batch(fits[start : start + self._batch_size], sampling)
+
+    @torch.inference_mode()
+    def _batch(self, batch: list[tuple[Request, list[int]]], sampling: Sampling) -> list[Completion]:
+        start = time.monotonic()
+        template = self._model.template
+        longest = max(len(ids) for _, ids in batch)
+        device = self._module.get_input_embeddings().weight.device
+        ids = torch.full((len(batch), longest), template.pad_id)
+        mask = torch.zeros_like(ids)
+        for row, (_, prompt) in enumerate(batch):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        if sampling.do_sample:
+            torch.manual_seed(hash((sampling.seed, *(request.seed for request, _ in batch))) % (1 << 62))
+        output = self._module.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=self._generation_config(sampling),
+        )[:, longest:].tolist()
+        seconds = (time.monotonic() - start) / len(batch)
+        return [
+            self._completion(request, len(prompt), row, sampling, seconds)
+            for (request, prompt), row in zip(batch, output, strict=True)
+        ]
+
+    def _completion(
+        self, request: Request, prompt_tokens: int, row: list[int], sampling: Sampling, seconds: float
+    ) -> Completion:
+        stops = set(self._model.template.stop_ids)
+        end = next((i for i, token in enumerate(row) if token in stops), None)
+        answer = row if end is None else row[:end]
+        text = self._model.tokenizer.decode(
+            answer, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        finish = "length" if end is None else "stop"
+        spent = min(len(answer) + (end is not None), sampling.max_new_tokens)
+        return Completion(request.key, text, finish, prompt_tokens, spent, seconds)
+
+    def _generation_config(self, sampling: Sampling) -> Any:
+        """Built from nothing, so that the model's own sampling defaults cannot leak in."""
+        from transformers import GenerationConfig
+
+        chosen: dict[str, Any] = {"do_sample": False}
+        if sampling.do_sample:
+            chosen = {
+                "do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0,
+            }  # fmt: skip
+        return GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=self._model.template.stop_ids,
+            pad_token_id=self._model.template.pad_id,
+            **chosen,
+        )

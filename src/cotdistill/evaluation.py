@@ -1,0 +1,116 @@
+"""Evaluation: some models, one test file, one table."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from cotdistill.engines import Engine, Sampling
+from cotdistill.engines.opening import find_gguf, open_engine
+from cotdistill.errors import SetupError
+from cotdistill.journal import write_atomic
+from cotdistill.manifest import Manifest, versions
+from cotdistill.prediction import Prediction
+from cotdistill.prompt import SYSTEM_PROMPT
+from cotdistill.question import Question, check_golds, load_questions
+from cotdistill.recipe import Generate, Models
+from cotdistill.report import Facts, build_report, metrics
+from cotdistill.stages import identify, run_evaluate, teacher_engine
+
+log = logging.getLogger(__name__)
+
+
+class Contestant(msgspec.Struct, frozen=True):
+    """A model that is asked: its name in the table, its path or catalogue name, its adapter, its file."""
+
+    name: str
+    model: str
+    adapter: Path | None
+    file: Path
+
+
+def evaluate_all(
+    contestants: Sequence[Contestant],
+    test_file: Path,
+    output_file: Path,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    engine: str,
+    system_prompt: str | None,
+    limit: int | None,
+    load_in_4bit: bool | None,
+    device_map: str,
+    trust_remote_code: bool,
+    question_key: str,
+    answer_key: str,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Ask every contestant, write predictions and ``*.metrics.json``, print the table to stdout."""
+    questions = load_questions(test_file, question_key=question_key, answer_key=answer_key, limit=limit).rows
+    check_golds(questions)
+    system = system_prompt if system_prompt is not None else _system_prompt(contestants)
+    manifest = Manifest.open(output_file.with_name(f"{output_file.stem}.manifest.json"))
+    answers: dict[str, list[Prediction]] = {}
+    for one in contestants:
+        is_gguf = find_gguf(one.model) is not None or not Path(one.model).exists()
+        with_llama = one.name == "teacher" and is_gguf and engine != "transformers"
+
+        def open_model(one: Contestant = one, with_llama: bool = with_llama) -> Engine:
+            if with_llama:
+                sampling = Sampling(max_new_tokens=max_new_tokens)
+                models = Models(one.model, "", "llama_cpp")
+                generate = Generate(system_prompt=system, sampling=sampling)
+                return teacher_engine(models, batch_size, questions, generate, ())
+            return open_engine(
+                one.model, engine="transformers", adapter=one.adapter, batch_size=batch_size,
+                load_in_4bit=load_in_4bit, device_map=device_map, trust_remote_code=trust_remote_code,
+            )  # fmt: skip
+
+        answers[one.name] = run_evaluate(
+            one.name,
+            questions,
+            one.file,
+            manifest,
+            model=identify(one.model, gguf=with_llama),
+            adapter=one.adapter,
+            system_prompt=system,
+            sampling=Sampling(max_new_tokens=max_new_tokens),
+            batch_size=batch_size,
+            open_model=open_model,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+    manifest.note(versions=versions())
+    _conclude(questions, answers, contestants)
+
+
+def _conclude(
+    questions: Sequence[Question], answers: dict[str, list[Prediction]], contestants: Sequence[Contestant]
+) -> None:
+    from rich.console import Console
+
+    from cotdistill.table import print_report
+
+    ids = [question.id for question in questions]
+    for one in contestants:
+        numbers = msgspec.json.format(msgspec.json.encode(metrics(answers[one.name], ids, source=str(one.file))))
+        write_atomic(one.file.with_name(f"{one.file.stem}.metrics.json"), numbers + b"\n")
+    print_report(build_report(questions, answers, facts=Facts(versions=versions())), Console())
+
+
+def _system_prompt(contestants: Sequence[Contestant]) -> str:
+    """The prompt the adapter was trained with, said aloud; the default one where there is no card."""
+    from cotdistill.card import read_card
+
+    for one in contestants:
+        if one.adapter:
+            if not one.adapter.is_dir():
+                raise SetupError(f"no adapter at {one.adapter}; train one first, or check --lora_model")
+            if card := read_card(one.adapter):
+                log.info("every model is asked with the prompt %s was trained with", one.adapter)
+                return card.system_prompt
+            log.warning("%s has no cotdistill.json: asking with the default prompt", one.adapter)
+    return SYSTEM_PROMPT

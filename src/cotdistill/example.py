@@ -1,0 +1,82 @@
+"""Example: a trace as token ids, of which only the answer is trained.
+
+    {"trace_id": "q1a2#0", "question_id": "q1a2", "input_ids": [1, 9690, ...], "prompt_length": 61}
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cotdistill.errors import TrainingError
+from cotdistill.prompt import messages_for
+from cotdistill.question import Question
+from cotdistill.template import ChatTemplate
+
+IGNORE = -100
+"""The label that the loss skips (torch's convention)."""
+
+
+class Example(msgspec.Struct, frozen=True):
+    """``input_ids`` is prompt, answer and end-of-turn token; the first ``prompt_length`` ids are not trained."""
+
+    trace_id: str
+    question_id: str
+    input_ids: list[int]
+    prompt_length: int
+
+    @property
+    def labels(self) -> list[int]:
+        """As long as ``input_ids``: -100 over the prompt, then the ids themselves."""
+        return [IGNORE] * self.prompt_length + self.input_ids[self.prompt_length :]
+
+
+class Examples(msgspec.Struct, frozen=True):
+    """What fits, and how long the ones were that did not (tokens)."""
+
+    kept: list[Example]
+    too_long: list[int]
+
+
+def build_example(
+    template: ChatTemplate, question: Question, answer: str, *, system: str, trace_id: str
+) -> Example:
+    """Encode one question and the text the student shall write for it."""
+    prompt = template.prompt_ids(messages_for(question, system))
+    return Example(trace_id, question.id, prompt + template.answer_ids(answer), len(prompt))
+
+
+def build_examples(
+    template: ChatTemplate, pairs: Iterable[tuple[str, Question, str]], *, system: str, max_length: int
+) -> Examples:
+    """Encode ``(trace id, question, text)`` triples. What exceeds ``max_length`` ids is dropped and counted,
+    never cut: a cut answer teaches the student to stop in mid-thought.
+
+    Raises ``TrainingError`` with the histogram of lengths when nothing is left or over a fifth is dropped.
+    """
+    kept: list[Example] = []
+    too_long: list[int] = []
+    for trace_id, question, answer in pairs:
+        example = build_example(template, question, answer, system=system, trace_id=trace_id)
+        if len(example.input_ids) <= max_length:
+            kept.append(example)
+        else:
+            too_long.append(len(example.input_ids))
+    if not kept and not too_long:
+        raise TrainingError("no trace may teach: every one was dropped by its verdict; see the verdicts file")
+    if len(too_long) > 0.2 * (len(kept) + len(too_long)):
+        lengths = [len(example.input_ids) for example in kept] + too_long
+        raise TrainingError(
+            f"{len(too_long)} of {len(lengths)} examples exceed max_length {max_length} tokens "
+            f"({histogram(lengths)}); raise --max_length to {max(lengths)} or ask for shorter traces"
+        )
+    return Examples(kept, too_long)
+
+
+def histogram(lengths: Sequence[int], bins: int = 6) -> str:
+    """Lengths in words: ``60-99: 12, 100-139: 3``."""
+    low, high = min(lengths), max(lengths)
+    width = max(1, -(-(high - low + 1) // bins))
+    counts = dict.fromkeys(range(low, high + 1, width), 0)
+    for length in lengths:
+        counts[low + (length - low) // width * width] += 1
+    return ", ".join(f"{start}-{start + width - 1}: {count}" for start, count in counts.items() if count)

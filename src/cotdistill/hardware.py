@@ -1,0 +1,65 @@
+"""Hardware: where a model runs and in which number format, decided in one place and said aloud."""
+
+import importlib.util
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from cotdistill.errors import SetupError
+
+Device = Literal["cuda", "mps", "cpu"]
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """``dtype`` is torch's name; ``four_bit`` means NF4 by bitsandbytes, computing in ``dtype``."""
+
+    device: Device
+    dtype: str
+    four_bit: bool
+    device_map: str | None
+
+    def sentence(self) -> str:
+        """What the user is told before the model loads."""
+        return f"{self.device}, {'4-bit NF4, computing in ' if self.four_bit else ''}{self.dtype}"
+
+    def load_options(self) -> dict[str, Any]:
+        """Keyword arguments for ``from_pretrained``."""
+        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
+        if self.device_map and self.device == "cuda":
+            options["device_map"] = self.device_map
+        if self.four_bit:
+            from transformers import BitsAndBytesConfig
+
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=getattr(torch, self.dtype),
+            )
+        return options
+
+
+def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> Placement:
+    """Choose device and format.
+
+    4-bit is the default on a CUDA GPU with bitsandbytes and off elsewhere; ``load_in_4bit`` overrides.
+    bf16 where the GPU computes in it, fp32 on a CPU (bf16 is emulated there, and slower than fp32).
+    ``device_map`` "auto" spreads a model over the GPUs of one process; a launcher's ranks each take theirs.
+    """
+    have_bitsandbytes = importlib.util.find_spec("bitsandbytes") is not None
+    if load_in_4bit and not have_bitsandbytes:
+        raise SetupError("4-bit loading needs bitsandbytes: pip install bitsandbytes, or pass --no_4bit")
+    if torch.cuda.is_available():
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        four_bit = have_bitsandbytes if load_in_4bit is None else load_in_4bit
+        return Placement("cuda", dtype, four_bit, None if _launched() else device_map)
+    device: Device = "mps" if torch.backends.mps.is_available() else "cpu"
+    return Placement(device, "float32", bool(load_in_4bit), device_map)
+
+
+def _launched() -> bool:
+    """True under torchrun or accelerate launch with more than one process."""
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -1,0 +1,112 @@
+"""Model: a Hugging Face directory, loaded with the checks that make its numbers trustworthy."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cotdistill.errors import SetupError
+from cotdistill.hardware import Placement
+from cotdistill.template import ChatTemplate
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "model.safetensors.index.json")
+
+
+class Model:
+    """``module`` (a transformers causal LM in eval mode), its ``tokenizer`` and its ``template``."""
+
+    def __init__(self, directory: Path, module: Any, tokenizer: Any) -> None:
+        self.directory = directory
+        self.module = module
+        self.tokenizer = tokenizer
+        self.template = ChatTemplate(tokenizer)
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens the model can attend to."""
+        return int(getattr(self.module.config, "max_position_embeddings", 0) or 1 << 20)
+
+
+def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool = False) -> Model:
+    """Load a local directory. Weights are read from safetensors, else from ``pytorch_model.bin`` with
+    ``weights_only``; nothing is fetched and no code in the directory runs unless ``trust_remote_code``.
+
+    Raises ``SetupError`` for anything that is not such a directory.
+    """
+    check_directory(directory, trust_remote_code)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, **common)
+        module = AutoModelForCausalLM.from_pretrained(directory, **common, **placement.load_options())
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise SetupError(f"cannot load the model in {directory}: {first}") from error
+    if placement.device != "cpu" and not hasattr(module, "hf_device_map") and not placement.four_bit:
+        module = module.to(placement.device)
+    template_vocabulary = len(tokenizer)
+    rows = module.get_input_embeddings().weight.shape[0]
+    if template_vocabulary > rows:
+        raise SetupError(
+            f"the tokenizer in {directory} has {template_vocabulary} tokens, the model {rows} rows: "
+            "they do not belong together"
+        )
+    model = Model(directory, module.eval(), tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.template.pad_id)
+    module.config.pad_token_id = model.template.pad_id
+    if model.template.plain:
+        log.info("%s has no chat template: using the plain Question/Answer one", directory)
+    return model
+
+
+def check_directory(directory: Path, trust_remote_code: bool) -> None:
+    """Refuse what is not a loadable Hugging Face directory, saying what it is and what to do."""
+    if directory.is_file() and directory.suffix == ".gguf":
+        raise SetupError(f"{directory} is a GGUF file; {_conversion_hint(directory)}")
+    if not directory.is_dir():
+        raise SetupError(f"no model directory at {directory}; put one there or run: cotdistill models pull")
+    if not (directory / "config.json").is_file():
+        if any(directory.glob("*.gguf")):
+            raise SetupError(f"{directory} holds a GGUF file; {_conversion_hint(directory)}")
+        raise SetupError(f"{directory} has no config.json: it is not a Hugging Face model directory")
+    if not any(any(directory.glob(pattern)) for pattern in WEIGHTS):
+        raise SetupError(f"{directory} has a config.json but no weights (*.safetensors or pytorch_model.bin)")
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise SetupError(f"{directory}/config.json cannot be read: {error}") from error
+    if "auto_map" in config and not trust_remote_code:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+            raise SetupError(
+                f"the model in {directory} ships its own code (model type {config.get('model_type')!r}); "
+                "read that code, then pass --trust_remote_code"
+            )
+
+
+def _conversion_hint(path: Path) -> str:
+    return (
+        "this step needs a Hugging Face directory: cotdistill models convert "
+        f"{path} --to {(path.parent if path.is_file() else path)}-hf"
+    )
+
+
+def linear_names(module: torch.nn.Module) -> list[str]:
+    """The distinct last names of the linear layers inside the blocks, output head excluded: LoRA targets."""
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    names = {
+        name.rsplit(".", 1)[-1]
+        for name, layer in module.named_modules()
+        if layer is not head and (isinstance(layer, torch.nn.Linear) or type(layer).__name__ == "Conv1D")
+    }
+    return sorted(names)

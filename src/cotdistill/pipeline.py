@@ -1,0 +1,256 @@
+"""Pipeline: a recipe from questions to a verdict, in one run directory.
+
+    runs/quickstart/
+      recipe.yaml  manifest.json
+      1_questions.jsonl  1_held_out.jsonl  1_unseen.jsonl
+      2_traces.jsonl  3_verdicts.jsonl  4_examples.jsonl  5_adapter/
+      6_predictions/{base,student,teacher}.jsonl  6_predictions/unseen/...
+      7_report.json
+
+Running it again goes on where it stopped; finished stages are not done again.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cotdistill.download import local_model
+from cotdistill.engines import Engine, Sampling
+from cotdistill.engines.opening import open_engine
+from cotdistill.errors import DataError
+from cotdistill.generated import chance_rate, generate, prove_disjoint
+from cotdistill.journal import locked, read_rows, write_atomic, write_rows
+from cotdistill.manifest import Manifest, file_hash, git_revision, versions
+from cotdistill.prediction import Prediction
+from cotdistill.prompt import Shot, load_few_shot
+from cotdistill.question import Question, check_golds, load_questions, refuse_overlap
+from cotdistill.recipe import Recipe, Source, dump_recipe
+from cotdistill.report import Facts, Report, build_report, compare, to_json
+from cotdistill.stages import (
+    identify,
+    run_evaluate,
+    run_generate,
+    run_train,
+    run_verify,
+    teacher_engine,
+    teaching_pairs,
+)
+from cotdistill.trace import Trace
+from cotdistill.verdict import Verdict
+
+log = logging.getLogger(__name__)
+
+
+class Sets(msgspec.Struct, frozen=True):
+    """The questions of a run, in three lists that share no question."""
+
+    train: list[Question]
+    held_out: list[Question]
+    unseen: list[Question]
+
+
+def run(recipe: Recipe, *, runs: Path = Path("runs"), overwrite: bool = False, quiet: bool = False) -> Report:
+    """Run every stage that is owed and return the report, which also stands in ``7_report.json``.
+
+    Raises a ``CotdistillError`` in one sentence for whatever the user can fix; what was done stays done.
+    """
+    directory = runs / recipe.name
+    directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory):
+        return Run(recipe, directory, overwrite, quiet).report()
+
+
+class Run:
+    """One recipe in one directory; ``report`` does whatever is owed for it."""
+
+    def __init__(self, recipe: Recipe, directory: Path, overwrite: bool, quiet: bool) -> None:
+        self.recipe = recipe
+        self.directory = directory
+        self.overwrite = overwrite
+        self.quiet = quiet
+        self.manifest = Manifest.open(directory / "manifest.json")
+        # Both models are fetched before any work, so that a missing one costs no teacher time.
+        self.teacher = identify(recipe.models.teacher, gguf=recipe.models.engine != "transformers")
+        self.student = identify(recipe.models.student, gguf=False)
+
+    def report(self) -> Report:
+        sets = self._questions()
+        shots = load_few_shot(Path(self.recipe.generate.few_shot)) if self.recipe.generate.few_shot else ()
+        self.manifest.note(
+            versions=versions(), git_revision=git_revision(), recipe=msgspec.to_builtins(self.recipe),
+            recipe_sha256=recipe_hash(self.recipe),
+        )  # fmt: skip
+        write_atomic(self.directory / "recipe.yaml", dump_recipe(self.recipe).encode())
+        self._traces(sets.train, shots)
+        self._adapter(sets.train)
+        predictions = self._predictions(sets)
+        report = self._compare(sets, predictions)
+        write_atomic(self.directory / "7_report.json", to_json(report))
+        return report
+
+    def _questions(self) -> Sets:
+        """Held-out questions are made first; training questions may share neither text nor operands with them."""
+        wanted = self.recipe.questions
+        names = {"train": "1_questions.jsonl", "held_out": "1_held_out.jsonl", "unseen": "1_unseen.jsonl"}
+        files = {part: self.directory / name for part, name in names.items() if getattr(wanted, part)}
+        inputs = [s.file for s in (wanted.train, wanted.held_out, wanted.unseen) if s and s.file]
+        settings = {**msgspec.to_builtins(wanted), "inputs": {name: _input_hash(name) for name in inputs}}
+        self.manifest.claim("questions", settings, overwrite=self.overwrite, files=list(files.values()))
+        if self.manifest.done("questions"):
+            return Sets(**{part: list(read_rows(files[part], Question)) if part in files else [] for part in names})
+        held_out = _load(wanted.held_out)
+        unseen = _load(wanted.unseen, exclude=held_out) if wanted.unseen else []
+        sets = Sets(_load(wanted.train, exclude=[*held_out, *unseen]), held_out, unseen)
+        for part in (sets.train, sets.held_out, sets.unseen):
+            check_golds(part)
+        if any(question.gold is None for question in held_out):
+            raise DataError("every held-out question needs an answer: without gold there is no accuracy")
+        proof = refuse_shared(sets)
+        for part, file in files.items():
+            write_rows(file, getattr(sets, part))
+        sizes = {part: len(getattr(sets, part)) for part in names}
+        self.manifest.finish("questions", **sizes, disjoint=proof, chance_rate=chance_rate(held_out))
+        return sets
+
+    def _traces(self, train: Sequence[Question], shots: Sequence[Shot]) -> None:
+        models, settings = self.recipe.models, self.recipe.generate
+        run_generate(
+            train,
+            self.directory / "2_traces.jsonl",
+            self.manifest,
+            settings=settings,
+            shots=shots,
+            model=self.teacher,
+            open_teacher=lambda: teacher_engine(models, settings.batch_size, train, settings, shots),
+            overwrite=self.overwrite,
+            quiet=self.quiet,
+        )
+        counts = run_verify(
+            train, self.directory / "2_traces.jsonl", self.directory / "3_verdicts.jsonl", self.recipe.verify
+        )
+        log.info("traces: %s", ", ".join(f"{count} {status}" for status, count in counts.most_common()))
+
+    def _adapter(self, train: Sequence[Question]) -> None:
+        pairs = teaching_pairs(
+            train,
+            read_rows(self.directory / "2_traces.jsonl", Trace),
+            read_rows(self.directory / "3_verdicts.jsonl", Verdict),
+        )
+        run_train(
+            list(pairs),
+            self.directory / "5_adapter",
+            self.manifest,
+            student=self.recipe.models.student,
+            system_prompt=self.recipe.generate.system_prompt,
+            settings=self.recipe.train,
+            examples_file=self.directory / "4_examples.jsonl",
+            load_in_4bit=self.recipe.models.load_in_4bit,
+            trust_remote_code=self.recipe.models.trust_remote_code,
+            overwrite=self.overwrite,
+            quiet=self.quiet,
+        )
+
+    def _predictions(self, sets: Sets) -> dict[str, tuple[list[Prediction], list[Prediction]]]:
+        """For each model its answers to the held-out and to the unseen questions."""
+        models, settings = self.recipe.models, self.recipe.evaluate
+        plan: dict[str, tuple[str, dict[str, str], Path | None]] = {
+            "base": (models.student, self.student, None),
+            "student": (models.student, self.student, self.directory / "5_adapter"),
+        }
+        if settings.teacher:
+            plan["teacher"] = (models.teacher, self.teacher, None)
+        answers: dict[str, tuple[list[Prediction], list[Prediction]]] = {}
+        for name, (spec, identity, adapter) in plan.items():
+            opened: list[Engine] = []
+
+            def open_once(
+                name: str = name, spec: str = spec, adapter: Path | None = adapter, opened: list[Engine] = opened
+            ) -> Engine:
+                if not opened:
+                    opened.append(self._open(name, spec, adapter, [*sets.held_out, *sets.unseen]))
+                return opened[0]
+
+            parts = []
+            for label, questions in (("", sets.held_out), ("unseen/", sets.unseen)):
+                parts.append(
+                    run_evaluate(
+                        f"{label}{name}",
+                        questions,
+                        self.directory / "6_predictions" / f"{label}{name}.jsonl",
+                        self.manifest,
+                        model=identity,
+                        adapter=adapter,
+                        system_prompt=self.recipe.generate.system_prompt,
+                        sampling=Sampling(max_new_tokens=settings.max_new_tokens),
+                        batch_size=settings.batch_size,
+                        open_model=open_once,
+                        overwrite=self.overwrite,
+                        quiet=self.quiet,
+                    )
+                    if questions
+                    else []
+                )
+            for engine in opened:
+                engine.close()
+            answers[name] = (parts[0], parts[1])
+        return answers
+
+    def _open(self, name: str, spec: str, adapter: Path | None, questions: Sequence[Question]) -> Engine:
+        models, generate, settings = self.recipe.models, self.recipe.generate, self.recipe.evaluate
+        if name == "teacher":
+            return teacher_engine(models, generate.batch_size, questions, generate, ())
+        return open_engine(
+            str(local_model(spec, want="hf")), engine="transformers", adapter=adapter, batch_size=settings.batch_size,
+            load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code,
+        )  # fmt: skip
+
+    def _compare(self, sets: Sets, answers: dict[str, tuple[list[Prediction], list[Prediction]]]) -> Report:
+        transfer = None
+        if sets.unseen:
+            unseen = {name: rows for name, (_, rows) in answers.items()}
+            transfer = compare(sets.unseen, unseen, chance_rate=chance_rate(sets.unseen))
+        train_facts = self.manifest.facts("train")
+        details: dict[str, Any] = {
+            "title": self.recipe.report.title or self.recipe.name,
+            "questions": self.manifest.facts("questions"),
+            "generate": self.manifest.facts("generate"),
+            "train": {key: value for key, value in train_facts.items() if key != "losses"},
+            "engines": {name: self.manifest.facts(f"evaluate/{name}").get("engine") for name in answers},
+            "trust_remote_code": self.recipe.models.trust_remote_code,
+            "weights": "adapter",
+        }
+        return build_report(
+            sets.held_out,
+            {name: rows for name, (rows, _) in answers.items()},
+            chance_rate=chance_rate(sets.held_out),
+            transfer=transfer,
+            facts=Facts(versions=versions(), recipe_sha256=recipe_hash(self.recipe), details=details),
+        )
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of the resolved recipe, independent of how its YAML was laid out."""
+    return hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
+
+
+def refuse_shared(sets: Sets) -> dict[str, Any]:
+    """Proof that training shares nothing with the questions it is measured on; ``DataError`` otherwise."""
+    measured = [*sets.held_out, *sets.unseen]
+    refuse_overlap(sets.train, measured)
+    generated = [question for question in measured if question.category]
+    return msgspec.to_builtins(prove_disjoint(sets.train, generated)) if generated else {}
+
+
+def _load(source: Source, exclude: Sequence[Question] = ()) -> list[Question]:
+    if source.file:
+        return list(load_questions(source.file, limit=source.limit).rows)
+    questions = generate(source.tasks, source.seed, exclude=exclude)
+    return questions[: source.limit] if source.limit else questions
+
+
+def _input_hash(name: str) -> str:
+    return "hub" if name.startswith("hub:") else file_hash(Path(name))

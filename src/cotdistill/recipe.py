@@ -1,0 +1,164 @@
+"""Recipe: a whole run in one YAML file, one section per stage.
+
+    name: quickstart
+    models: {teacher: qwen2.5-coder-1.5b-instruct, student: smollm2-135m-instruct}
+    questions:
+      train: {tasks: [{name: chain_sum, size: 100}], seed: 11}
+      held_out: {file: data/test_questions.jsonl}
+
+Frozen structs, unknown keys refused, nothing in a recipe is executed. Paths are relative to the directory
+the command is started in, like every path on the command line.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import yaml
+
+from cotdistill.engines import Sampling
+from cotdistill.errors import DataError, UsageError
+from cotdistill.generated import Task
+from cotdistill.prompt import SYSTEM_PROMPT
+
+
+class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Catalogue names or paths. ``engine`` runs the teacher: ``auto`` takes llama.cpp for a GGUF file."""
+
+    teacher: str
+    student: str
+    engine: Literal["auto", "transformers", "llama_cpp"] = "auto"
+    trust_remote_code: bool = False
+    load_in_4bit: bool | None = None
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where questions come from: a ``file`` of the user's, or generated ``tasks`` drawn from ``seed``."""
+
+    file: str | None = None
+    tasks: tuple[Task, ...] = ()
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.file) == bool(self.tasks):
+            raise ValueError("give either `file` or `tasks`")
+
+
+class Questions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``held_out`` decides the verdict; ``unseen`` is a second slice of another kind, reported without a bar."""
+
+    train: Source
+    held_out: Source
+    unseen: Source | None = None
+
+
+class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the teacher is asked. ``few_shot`` names a file of worked examples only the teacher sees."""
+
+    system_prompt: str = SYSTEM_PROMPT
+    few_shot: str | None = None
+    num_samples: int = 1
+    batch_size: int = 8
+    sampling: Sampling = Sampling(max_new_tokens=256)
+
+
+class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``steps`` drops traces with false arithmetic; ``repair`` adds a final line to right ones that lack it."""
+
+    steps: bool = True
+    repair: bool = True
+
+
+class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """LoRA's shape (Hu et al. 2021). ``targets`` are last names of linear layers; empty means the default."""
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ()
+
+
+class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to train; the defaults are those of the scripts. ``warmup_ratio`` is a share of all steps."""
+
+    num_epochs: float = 3.0
+    batch_size: int = 4
+    gradient_accumulation_steps: int = 4
+    learning_rate: float = 2e-4
+    warmup_ratio: float = 0.03
+    lr_scheduler: str = "cosine"
+    max_length: int = 1024
+    gradient_checkpointing: bool = False
+    seed: int = 42
+    lora: Lora = Lora()
+
+
+class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Greedy, one sample, the student's prompt for every model."""
+
+    max_new_tokens: int = 256
+    batch_size: int = 32
+    teacher: bool = True
+
+
+class ReportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    title: str = ""
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a run needs to know; written back in full to ``runs/NAME/recipe.yaml``."""
+
+    name: str
+    models: Models
+    questions: Questions
+    generate: Generate = Generate()
+    verify: Verify = Verify()
+    train: TrainSettings = TrainSettings()
+    evaluate: Evaluate = Evaluate()
+    report: ReportSettings = ReportSettings()
+
+    def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+            raise ValueError(f"name {self.name!r} must be a plain directory name")
+        if self.generate.num_samples > 1 and not self.generate.sampling.do_sample:
+            raise ValueError("num_samples > 1 needs sampling.do_sample: greedy samples are all the same")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe. Raises ``DataError`` naming file and place for anything it does not understand."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"no recipe at {path}; the shipped ones are in recipes/") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from error
+    return decode_recipe(data, str(path))
+
+
+def decode_recipe(data: object, where: str) -> Recipe:
+    """A recipe from plain data (what YAML gives)."""
+    try:
+        return msgspec.convert(data, type=Recipe)
+    except msgspec.MsgspecError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def with_name(recipe: Recipe, name: str) -> Recipe:
+    """The recipe under another run name. Raises ``DataError`` for one that is no plain directory name."""
+    return decode_recipe({**msgspec.to_builtins(recipe), "name": name}, "--name")
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with other training questions and another order of training; held-out questions stay."""
+    train = msgspec.structs.replace(recipe.questions.train, seed=seed)
+    return msgspec.structs.replace(
+        recipe,
+        questions=msgspec.structs.replace(recipe.questions, train=train),
+        train=msgspec.structs.replace(recipe.train, seed=seed),
+    )
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every default written out, as YAML."""
+    return yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,263 @@
+"""Stages: each arrow of the way, on files, resumable; the scripts and the pipeline call the same ones.
+
+    questions --generate--> traces --verify--> verdicts --train--> adapter --evaluate--> predictions
+
+A stage claims its settings in a manifest before it works and is marked done after its files are complete: the
+same settings go on, other settings are refused. A finished stage is not done again, and loads no model.
+"""
+
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cotdistill.asking import row_id
+from cotdistill.download import local_model
+from cotdistill.engines import Engine, Sampling
+from cotdistill.engines.opening import find_gguf, open_engine
+from cotdistill.errors import TrainingError
+from cotdistill.identity import model_hash
+from cotdistill.journal import read_rows, write_rows
+from cotdistill.manifest import Manifest
+from cotdistill.prediction import Prediction, predict
+from cotdistill.progress import Bar
+from cotdistill.prompt import Shot, user_text
+from cotdistill.question import Question
+from cotdistill.recipe import Generate, Models, TrainSettings, Verify
+from cotdistill.trace import Trace, teach
+from cotdistill.verdict import TEACHES, Verdict, judge_all, taught_text
+
+log = logging.getLogger(__name__)
+
+OpenEngine = Callable[[], Engine]
+
+
+def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question], generate: Generate,
+                   shots: Sequence[Shot], device_map: str | None = "auto") -> Engine:  # fmt: skip
+    """Open the teacher with a context that holds the longest prompt and its answer."""
+    prompt = len(generate.system_prompt) + sum(len(s.question) + len(s.reasoning) for s in shots)
+    longest = prompt + max((len(user_text(question)) for question in questions), default=0)
+    # Two characters a token is fewer than English or code has; what still does not fit becomes an error row.
+    context = max(1024, longest // 2 + generate.sampling.max_new_tokens + 256)
+    return open_engine(
+        models.teacher, engine=models.engine, batch_size=batch_size, context=context,
+        load_in_4bit=models.load_in_4bit, device_map=device_map, trust_remote_code=models.trust_remote_code,
+    )  # fmt: skip
+
+
+def identify(model: str, *, gguf: bool) -> dict[str, str]:
+    """What a manifest says of a model: its name and the hash of its files; pulls a catalogue model if need be."""
+    path = find_gguf(model) or local_model(model, want="gguf" if gguf else "hf")
+    return {"name": Path(model).name, "hash": model_hash(path)}
+
+
+def run_generate(
+    questions: Sequence[Question],
+    path: Path,
+    manifest: Manifest,
+    *,
+    settings: Generate,
+    shots: Sequence[Shot],
+    model: dict[str, str],
+    open_teacher: OpenEngine,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Traces for every question into ``path``. ``model`` is the teacher's identity, part of the settings."""
+    claimed = {
+        "model": model,
+        "system_prompt": settings.system_prompt,
+        "few_shot": _digest(msgspec.to_builtins(tuple(shots))) if shots else None,
+        "num_samples": settings.num_samples,
+        "batch_size": settings.batch_size,
+        "sampling": msgspec.to_builtins(settings.sampling),
+    }
+    manifest.claim("generate", claimed, overwrite=overwrite, files=[path])
+    planned = {row_id(question.id, s) for question in questions for s in range(settings.num_samples)}
+    before = _rows(path, Trace)
+    owed = planned - {trace.id for trace in before if trace.finish != "error"}
+    if manifest.done("generate") and not owed:
+        log.info("%s: all %d traces are there", path, len(before))
+        return
+    engine = open_teacher()
+    start = time.monotonic()
+    finishes: Counter[str] = Counter()
+    answered = 0
+    try:
+        with Bar("teacher", len(planned), len(planned) - len(owed), quiet=quiet) as bar:
+
+            def show(trace: Trace) -> None:
+                nonlocal answered
+                finishes[trace.finish or "stop"] += 1
+                answered += bool(trace.final_answer)
+                bar.step(f"{answered} answered, {finishes['length']} cut off, {finishes['error']} failed")
+
+            teach(
+                engine, questions, path, system=settings.system_prompt, shots=shots, sampling=settings.sampling,
+                num_samples=settings.num_samples, name=model["name"], show=show,
+            )  # fmt: skip
+    finally:
+        engine.close()
+    traces = _rows(path, Trace)
+    manifest.finish(
+        "generate",
+        engine=engine.describe(),
+        rows=len(traces),
+        errors=sum(trace.finish == "error" for trace in traces),
+        prompt_tokens=sum(trace.prompt_tokens for trace in traces),
+        completion_tokens=sum(trace.completion_tokens for trace in traces),
+        seconds=round(time.monotonic() - start, 1),  # of the last process, where there were several
+    )
+
+
+def run_verify(questions: Sequence[Question], traces: Path, path: Path, settings: Verify) -> Counter[str]:
+    """Judge the traces of these questions into ``path``; counts by status. Cheap and pure, so always done anew."""
+    known = {question.id: question for question in questions}
+    rows = [trace for trace in read_rows(traces, Trace) if trace.question_id in known]
+    verdicts = list(judge_all(rows, known, steps=settings.steps, repair=settings.repair))
+    write_rows(path, verdicts)
+    return Counter(verdict.status for verdict in verdicts)
+
+
+def teaching_pairs(
+    questions: Iterable[Question], traces: Iterable[Trace], verdicts: Iterable[Verdict]
+) -> Iterator[tuple[str, Question, str]]:
+    """``(trace id, question, text to learn)`` for every trace that may teach."""
+    known = {question.id: question for question in questions}
+    judged = {verdict.trace_id: verdict for verdict in verdicts}
+    for trace in traces:
+        verdict = judged.get(trace.id)
+        if verdict is not None and verdict.status in TEACHES:
+            question = known.get(trace.question_id) or Question(trace.question_id, trace.question)
+            yield trace.id, question, taught_text(trace, verdict)
+
+
+def run_train(
+    pairs: Sequence[tuple[str, Question, str]],
+    output_dir: Path,
+    manifest: Manifest,
+    *,
+    student: str,
+    system_prompt: str,
+    settings: TrainSettings,
+    examples_file: Path | None = None,
+    load_in_4bit: bool | None = None,
+    device_map: str | None = "auto",
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, object]:
+    """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage."""
+    if not pairs:
+        raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
+    claimed = {
+        "student": identify(student, gguf=False),
+        "system_prompt": system_prompt,
+        "examples": _digest([[trace_id, user_text(q), text] for trace_id, q, text in pairs]),
+        "load_in_4bit": load_in_4bit,
+        "trust_remote_code": trust_remote_code,
+        "train": msgspec.to_builtins(settings),
+    }
+    manifest.claim("train", claimed, overwrite=overwrite, files=[output_dir])
+    if manifest.done("train"):
+        log.info("%s: already trained", output_dir)
+        return manifest.facts("train")
+
+    from cotdistill.example import build_examples
+    from cotdistill.hardware import place
+    from cotdistill.model import load_model
+    from cotdistill.training import Progress, train
+
+    placement = place(load_in_4bit, device_map)
+    log.info("student on %s", placement.sentence())
+    model = load_model(local_model(student, want="hf"), placement, trust_remote_code=trust_remote_code)
+    max_length = min(settings.max_length, model.context_length)
+    examples = build_examples(model.template, pairs, system=system_prompt, max_length=max_length)
+    if examples_file:
+        write_rows(examples_file, examples.kept)
+    if examples.too_long:
+        log.warning("%d examples exceed %d tokens and were left out", len(examples.too_long), max_length)
+    with Bar("training", 0, quiet=quiet) as bar:
+
+        def show(step: Progress) -> None:
+            bar.total(step.steps, step.step)
+            bar.step(f"loss {step.loss:.3f}, {step.tokens_per_second:.0f} tokens/s")
+
+        result = train(
+            model, examples.kept, settings, output_dir, system_prompt=system_prompt, placement=placement,
+            show=show, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+    log.info(result.targets)
+    facts: dict[str, object] = {
+        **msgspec.to_builtins(result),
+        "too_long": len(examples.too_long),
+        "placement": placement.sentence(),
+    }
+    manifest.finish("train", **facts)
+    return facts
+
+
+def run_evaluate(
+    name: str,
+    questions: Sequence[Question],
+    path: Path,
+    manifest: Manifest,
+    *,
+    model: dict[str, str],
+    adapter: Path | None = None,
+    system_prompt: str,
+    sampling: Sampling,
+    batch_size: int,
+    open_model: OpenEngine,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> list[Prediction]:
+    """One model's answers to every question, in ``path`` and returned in the order of the questions."""
+    stage = f"evaluate/{name}"
+    claimed: dict[str, Any] = {
+        "model": model,
+        "adapter": _digest((adapter / "adapter_model.safetensors").read_bytes().hex()) if adapter else None,
+        "system_prompt": system_prompt,
+        "batch_size": batch_size,
+        "sampling": msgspec.to_builtins(sampling),
+    }
+    manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
+    ids = [question.id for question in questions]
+    owed = set(ids) - {row.question_id for row in _rows(path, Prediction) if row.finish != "error"}
+    if owed or not manifest.done(stage):
+        right = answered = 0
+        start = time.monotonic()
+        with Bar(name, len(ids), len(ids) - len(owed), quiet=quiet) as bar:
+
+            def show(row: Prediction) -> None:
+                nonlocal right, answered
+                answered += 1
+                right += bool(row.correct)
+                bar.step(f"{right} of {answered} right" if row.correct is not None else "")
+
+            engine = open_model()
+            predict(engine, questions, path, system=system_prompt, sampling=sampling, show=show)
+        manifest.finish(
+            stage, engine=engine.describe(), rows=len(ids), seconds=round(time.monotonic() - start, 1)
+        )
+    rows = {row.question_id: row for row in read_rows(path, Prediction)}
+    return [rows[question_id] for question_id in ids if question_id in rows]
+
+
+def _rows(path: Path, type_: type[Any]) -> list[Any]:
+    """Rows of a journal that may not exist yet or may end in a torn line, which its writer will repair."""
+    if not path.exists():
+        return []
+    from cotdistill.journal import Journal
+
+    with Journal(path, type_, key=lambda row: getattr(row, "id", None) or row_id(row.question_id, row.sample)):
+        return list(read_rows(path, type_))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:16]

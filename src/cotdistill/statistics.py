@@ -1,0 +1,92 @@
+"""The few statistics a verdict rests on: one interval, one paired test, one rule.
+
+Wilson's score interval (Wilson 1927) for a share of right answers; McNemar's test for two models that
+answered the same questions, in its exact binomial form (McNemar 1947), because the numbers of changed
+answers are small here. Everything is pure; scipy is imported when a number is first asked for.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+SIGNIFICANCE = 0.05
+
+Decision = Literal["better", "not_shown", "worse"]
+
+
+class Paired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base and student on the same questions: who was right where, and the exact two-sided p-value.
+
+    {"both": 8, "only_base": 1, "only_student": 33, "neither": 38, "p_value": 4e-09}
+    """
+
+    both: int
+    only_base: int
+    only_student: int
+    neither: int
+    p_value: float
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval, within 0..1, of the share ``correct / n``; ``n`` is at least 1."""
+    if not 0 <= correct <= n or n == 0:
+        raise ValueError(f"{correct} of {n} is not a share")
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return max(0.0, float(interval.low)), min(1.0, float(interval.high))
+
+
+def mcnemar(only_base: int, only_student: int) -> float:
+    """Exact two-sided p-value of "a changed answer is as often a gain as a loss"; 1 where none changed.
+
+    Questions both got right or both got wrong say nothing about the difference and are not asked for.
+    """
+    changed = only_base + only_student
+    if changed == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_student, changed, 0.5).pvalue)
+
+
+def paired(base: Sequence[bool], student: Sequence[bool]) -> Paired:
+    """Count the four outcomes; position i of both sequences is the same question."""
+    pairs = list(zip(base, student, strict=True))
+    only_base = pairs.count((True, False))
+    only_student = pairs.count((False, True))
+    return Paired(
+        both=pairs.count((True, True)),
+        only_base=only_base,
+        only_student=only_student,
+        neither=pairs.count((False, False)),
+        p_value=mcnemar(only_base, only_student),
+    )
+
+
+def decide(pair: Paired) -> Decision:
+    """``better`` or ``worse`` only where the difference is significant at 0.05, two-sided."""
+    if pair.p_value >= SIGNIFICANCE:
+        return "not_shown"
+    return "better" if pair.only_student > pair.only_base else "worse"
+
+
+def gap_closed(base: float, student: float, teacher: float) -> float | None:
+    """The share of the way from base to teacher that the student went (1: all of it; below 0: backwards).
+
+    None where the teacher is not above the base: there is no gap then.
+    """
+    return (student - base) / (teacher - base) if teacher > base else None
+
+
+def p_text(p: float) -> str:
+    """``p = 0.31``, ``p = 2e-7``; a p-value below the bar is never rounded up to it."""
+    if p < 1e-12:
+        return "p < 1e-12"
+    if p < 0.001:
+        return f"p = {p:.0e}".replace("e-0", "e-")
+    digits = 2
+    while p < SIGNIFICANCE <= float(f"{p:.{digits}g}"):
+        digits += 1
+    return f"p = {p:.{digits}g}"

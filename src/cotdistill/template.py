@@ -1,0 +1,116 @@
+"""ChatTemplate: messages to token ids, such that text can never turn into control tokens.
+
+The model's own chat template is rendered with a placeholder where each message's content belongs. The
+parts between placeholders are the template's and may hold control tokens; the contents are encoded apart,
+as ordinary text, whatever they look like. So ``<|im_end|>`` in a question stays eight harmless characters,
+a template cannot cut reasoning out of an answer, and the prompt a model is asked with is by construction an
+exact prefix of the sequence it was trained on.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from cotdistill.engines import Message
+from cotdistill.errors import SetupError
+
+PLAIN = (
+    "{% if add_bos %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}\n\n"
+    "{% elif message['role'] == 'user' %}Question: {{ message['content'] }}\n"
+    "{% else %}Answer: {{ message['content'] }}{{ eos_token }}\n\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Answer: {% endif %}"
+)
+"""Used for models that come without a chat template (base models)."""
+
+_SLOT = re.compile("\ue000(\\d+)\ue001")
+
+
+class ChatTemplate:
+    """A tokenizer's chat template, made safe. ``end_of_turn`` is the id that closes an answer.
+
+    ``tokenizer`` is a transformers tokenizer. Raises ``SetupError`` where the template cannot be used:
+    it drops a message, or neither it nor the tokenizer names a token that ends an answer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.plain = tokenizer.chat_template is None
+        self.source: str = PLAIN if self.plain else tokenizer.chat_template
+        bos = tokenizer.bos_token_id
+        self._add_bos = self.plain and bos is not None and tokenizer("x").input_ids[:1] == [bos]
+        self.system_as_user = not self._accepts_system()
+        self.end_of_turn = self._find_end_of_turn()
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the messages plus the opening of the answer."""
+        messages = self._merge_system(messages)
+        ids: list[int] = []
+        for part in self._render(messages, generation_prompt=True):
+            ids += part if isinstance(part, list) else self.content_ids(messages[part].content.strip())
+        return ids
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Ids of an answer and the end-of-turn token: what a student is trained to write."""
+        return [*self.content_ids(text), self.end_of_turn]
+
+    def content_ids(self, text: str) -> list[int]:
+        """Ids of ordinary text; control tokens written out in it stay ordinary text."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Ids at which generation ends: the end of turn, and the tokenizer's own end of sequence."""
+        return sorted({self.end_of_turn, self.tokenizer.eos_token_id} - {None})
+
+    @property
+    def pad_id(self) -> int:
+        """A pad id for batches. Masks come from lengths, so it may equal the end of turn without harm."""
+        pad = self.tokenizer.pad_token_id
+        return self.end_of_turn if pad is None else int(pad)
+
+    def _render(self, messages: Sequence[Message], generation_prompt: bool) -> list[list[int] | int]:
+        """The rendered template as ids of its own text and, for each content, the message's index."""
+        slots = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
+        text = self.tokenizer.apply_chat_template(
+            slots, chat_template=self.source, add_generation_prompt=generation_prompt, tokenize=False,
+            add_bos=self._add_bos,
+        )  # fmt: skip
+        pieces = _SLOT.split(text)
+        seen = [int(piece) for piece in pieces[1::2]]
+        if seen != list(range(len(messages))):
+            raise SetupError("the chat template drops or repeats a message; give the model another template")
+        parts: list[list[int] | int] = [self._template_ids(pieces[0])]
+        for index, tail in zip(seen, pieces[2::2], strict=True):
+            parts += [index, self._template_ids(tail)]
+        return parts
+
+    def _template_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids) if text else []
+
+    def _accepts_system(self) -> bool:
+        try:
+            self._render([Message("system", "s"), Message("user", "u")], generation_prompt=True)
+        except Exception:  # templates refuse a system turn with errors of their own (jinja2's raise_exception)
+            return False
+        return True
+
+    def _merge_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        if not (self.system_as_user and messages and messages[0].role == "system"):
+            return messages
+        first, user, *rest = messages
+        return [Message("user", f"{first.content}\n\n{user.content}"), *rest]
+
+    def _find_end_of_turn(self) -> int:
+        turns = [Message("user", "u"), Message("assistant", "a")]
+        tail = self._render(turns, generation_prompt=False)[-1]
+        special = set(self.tokenizer.all_special_ids)
+        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        for token in tail if isinstance(tail, list) else []:
+            if token in special | added:
+                return int(token)
+        if self.tokenizer.eos_token_id is None:
+            raise SetupError("neither the chat template nor the tokenizer names a token that ends an answer")
+        return int(self.tokenizer.eos_token_id)
