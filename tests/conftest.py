@@ -62,8 +62,78 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> None:
+def one_thread() -> None:
+    """The tiny model's tensors are too small to share: threads would only wait for each other on busy cores."""
     import sys
 
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(2)
+        sys.modules["torch"].set_num_threads(1)
+
+
+def adding_bos(tokenizer):
+    """The tokenizer, made to put its BOS before every text by itself, as Llama's does."""
+    from tokenizers import processors
+
+    pair = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{pair[0]} $A", pair=f"{pair[0]} $A $B", special_tokens=[pair]
+    )
+    assert tokenizer("x").input_ids[0] == tokenizer.bos_token_id
+    return tokenizer
+
+
+def make_gpt2(directory: Path) -> Path:
+    """Like ``make_model``, a GPT-2: fused attention, no ``q_proj``, Conv1D for its linear layers."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=512, **ids)
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def on_cpu(directory: Path):
+    """The model loaded in fp32 on the CPU, wherever the tests run."""
+    from cotdistill.hardware import Placement
+    from cotdistill.model import load_model
+
+    return load_model(directory, Placement("cpu", "float32", False, None))
+
+
+def make_examples(model, count: int):
+    """``count`` sums as examples, their rows and answers of different lengths."""
+    from cotdistill.example import build_examples
+    from cotdistill.question import Question
+
+    pairs = [
+        (f"q{i}#0", Question(f"q{i}", f"What is {i} + {i}?{' Think.' * (i % 3)}"), f"{i} + {i}\n" * (i % 4) + str(2 * i))
+        for i in range(count)
+    ]
+    return build_examples(model.template, pairs, system="Add.", max_length=512).kept
+
+
+def teach(directory: Path, output: Path, *, rows: int = 4, model=None, examples=None, show=lambda step: None,
+          lora: dict | None = None, **settings):  # fmt: skip
+    """Train an adapter of the model in ``directory``; returns ``train``'s result."""
+    from cotdistill.hardware import Placement
+    from cotdistill.recipe import Lora, TrainSettings
+    from cotdistill.training import train
+
+    model = model or on_cpu(directory)
+    shape = Lora(**{"dropout": 0.0, **(lora or {})})
+    chosen = TrainSettings(**{"num_epochs": 1, "gradient_accumulation_steps": 1, "lora": shape, **settings})
+    return train(
+        model, examples or make_examples(model, rows), chosen, output, system_prompt="Add.",
+        placement=Placement("cpu", "float32", False, None), show=show,
+    )  # fmt: skip
+
+
+def weights(directory: Path):
+    """The tensors of the adapter in ``directory``, by name."""
+    from safetensors.torch import load_file
+
+    return load_file(directory / "adapter_model.safetensors")

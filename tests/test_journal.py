@@ -16,8 +16,10 @@ import msgspec
 import pytest
 
 from cotdistill import journal as journal_module
+from cotdistill.disk import write_atomic
 from cotdistill.errors import DataError, ResumeError, SetupError
-from cotdistill.journal import Journal, encode_row, forget_errors, locked, read_rows, write_atomic, write_rows
+from cotdistill.journal import Journal, encode_row, forget_errors, read_rows, write_rows
+from cotdistill.lock import locked
 
 
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,7 +39,7 @@ def ids(path: Path) -> list[str]:
 
 HOLD = """
 import sys, time
-from cotdistill.journal import locked
+from cotdistill.lock import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -228,7 +230,7 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_rows_stay(tmp_path: Path, m
         journal.append(Row("a"))
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", write)
-            with pytest.raises(SetupError, match="cannot write .*j: the disk is full"):
+            with pytest.raises(SetupError, match=r"cannot write .*j: the disk is full"):
                 journal.append(Row("b", "lost"))
         assert calls == 2
         journal.append(Row("b", "again"))
@@ -255,22 +257,29 @@ def test_an_interrupt_during_a_write_drops_the_row_whole(tmp_path: Path, monkeyp
 def test_no_row_is_glued_to_one_that_could_not_be_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "j"
     real = os.write
-    with pytest.raises(SetupError), open_journal(path) as journal:
-        journal.append(Row("a"))
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", lambda fd, data: real(fd, data[:4]) if len(data) > 12 else fails(errno.EIO)())
-            patch.setattr(os, "ftruncate", fails(errno.EIO))
-            with pytest.raises(SetupError):
-                journal.append(Row("b", "torn"))
+    journal = open_journal(path)
+    journal.__enter__()
+    journal.append(Row("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: real(fd, data[:4]) if len(data) > 12 else fails(errno.EIO)())
+        patch.setattr(os, "ftruncate", fails(errno.EIO))
+        with pytest.raises(SetupError):
+            journal.append(Row("b", "torn"))
+    with pytest.raises(SetupError):
         journal.append(Row("c"))
+    with pytest.raises(SetupError):
+        journal.__exit__(None, None, None)
     with open_journal(path) as journal:
         assert journal.done == {"a"}
 
 
 def test_a_failing_sync_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SetupError, match="disk quota"), open_journal(tmp_path / "j") as journal:
-        journal.append(Row("a"))
-        monkeypatch.setattr(os, "fsync", fails(errno.EDQUOT))
+    journal = open_journal(tmp_path / "j")
+    journal.__enter__()
+    journal.append(Row("a"))
+    monkeypatch.setattr(os, "fsync", fails(errno.EDQUOT))
+    with pytest.raises(SetupError, match="disk quota"):
+        journal.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -299,11 +308,15 @@ def test_no_file_handles_left_is_one_sentence(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(int(name) for name in os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 64
     hogs: list[int] = []
+
+    def take_all() -> None:
+        while True:
+            hogs.append(os.open(os.devnull, os.O_RDONLY))
+
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 8, hard))
     try:
         with pytest.raises(OSError, match="open files"):
-            while True:
-                hogs.append(os.open(os.devnull, os.O_RDONLY))
+            take_all()
         with pytest.raises(SetupError, match="ulimit -n"), open_journal(tmp_path / "j"):
             pass
     finally:

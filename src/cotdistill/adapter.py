@@ -12,9 +12,9 @@ import msgspec
 import torch
 
 from cotdistill.card import CARD, AdapterCard, read_card
+from cotdistill.disk import write_atomic
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
-from cotdistill.journal import write_atomic
 from cotdistill.model import Model, linear_names
 from cotdistill.recipe import Lora
 
@@ -84,6 +84,7 @@ def save_adapter(adapted: Any, directory: Path, card: AdapterCard) -> None:
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = card.base_name
     write_atomic(config_file, json.dumps(config, indent=2).encode())
+    (directory / "README.md").unlink(missing_ok=True)  # peft's form with blanks to fill in, and the same path
     write_atomic(directory / CARD, msgspec.json.format(msgspec.json.encode(card)))
 
 
@@ -94,6 +95,7 @@ def load_adapter(model: Model, directory: Path) -> Any:
     keys, which peft would replace by a random adapter with a warning.
     """
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (directory / "adapter_config.json").is_file():
@@ -106,13 +108,17 @@ def load_adapter(model: Model, directory: Path) -> Any:
             f"the adapter in {directory} was trained on {card.base_name} ({card.base_hash}), "
             f"not on {model.directory.name} ({found})"
         )
-    config = LoraConfig.from_pretrained(str(directory))
+    try:
+        config = LoraConfig.from_pretrained(str(directory))
+        saved = load_file(directory / WEIGHTS)
+    except (ValueError, TypeError, SafetensorError) as error:
+        raise SetupError(f"the adapter in {directory} cannot be read: {error}") from error
     config.inference_mode = True
+    config.base_model_name_or_path = None  # where it lay when it was trained
     try:
         adapted = get_peft_model(model.module, config)
     except ValueError as error:
         raise SetupError(f"the adapter in {directory} does not fit {model.directory}: {error}") from error
-    saved = load_file(directory / WEIGHTS)
     expected = get_peft_model_state_dict(adapted)
     odd = sorted(set(saved) ^ set(expected))
     odd += [name for name in set(saved) & set(expected) if saved[name].shape != expected[name].shape]

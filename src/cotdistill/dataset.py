@@ -17,7 +17,7 @@ from cotdistill.journal import read_rows
 from cotdistill.question import Question
 from cotdistill.stages import teaching_pairs
 from cotdistill.trace import Trace
-from cotdistill.verdict import TEACHES, Verdict, judge_all
+from cotdistill.verdict import Verdict, judge_all
 
 
 class Dataset(msgspec.Struct, frozen=True):

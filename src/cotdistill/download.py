@@ -65,7 +65,8 @@ def pull(name: str, to: Path, *, format: Format = "gguf", progress: Progress | N
         raise SetupError(f"{target} is not the file the catalogue means (by size or SHA-256); remove it")
     gguf = _cached_gguf(model, progress)
     with _one_at_a_time(model), disk_errors(to):
-        _link_or_copy(gguf, target)
+        if not target.exists():  # another process may have put it there while we waited
+            _link_or_copy(gguf, target)
     return target
 
 

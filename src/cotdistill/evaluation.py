@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.disk import write_atomic
 from cotdistill.engines import Engine, Sampling
 from cotdistill.engines.opening import find_gguf, open_engine
 from cotdistill.errors import SetupError
-from cotdistill.journal import write_atomic
+from cotdistill.lock import locked
 from cotdistill.manifest import Manifest, versions
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import SYSTEM_PROMPT
@@ -52,38 +53,40 @@ def evaluate_all(
     questions = load_questions(test_file, question_key=question_key, answer_key=answer_key, limit=limit).rows
     check_golds(questions)
     system = system_prompt if system_prompt is not None else _system_prompt(contestants)
-    manifest = Manifest.open(output_file.with_name(f"{output_file.stem}.manifest.json"))
+    record = output_file.with_name(f"{output_file.stem}.manifest.json")
     answers: dict[str, list[Prediction]] = {}
-    for one in contestants:
-        is_gguf = find_gguf(one.model) is not None or not Path(one.model).exists()
-        with_llama = one.name == "teacher" and is_gguf and engine != "transformers"
+    with locked(record):
+        manifest = Manifest.open(record)
+        for one in contestants:
+            is_gguf = find_gguf(one.model) is not None or not Path(one.model).exists()
+            with_llama = one.name == "teacher" and is_gguf and engine != "transformers"
 
-        def open_model(one: Contestant = one, with_llama: bool = with_llama) -> Engine:
-            if with_llama:
-                sampling = Sampling(max_new_tokens=max_new_tokens)
-                models = Models(one.model, "", "llama_cpp")
-                generate = Generate(system_prompt=system, sampling=sampling)
-                return teacher_engine(models, batch_size, questions, generate, ())
-            return open_engine(
-                one.model, engine="transformers", adapter=one.adapter, batch_size=batch_size,
-                load_in_4bit=load_in_4bit, device_map=device_map, trust_remote_code=trust_remote_code,
-            )  # fmt: skip
+            def open_model(one: Contestant = one, with_llama: bool = with_llama) -> Engine:
+                if with_llama:
+                    sampling = Sampling(max_new_tokens=max_new_tokens)
+                    models = Models(one.model, "", "llama_cpp")
+                    generate = Generate(system_prompt=system, sampling=sampling)
+                    return teacher_engine(models, batch_size, questions, generate, ())
+                return open_engine(
+                    one.model, engine="transformers", adapter=one.adapter, batch_size=batch_size,
+                    load_in_4bit=load_in_4bit, device_map=device_map, trust_remote_code=trust_remote_code,
+                )  # fmt: skip
 
-        answers[one.name] = run_evaluate(
-            one.name,
-            questions,
-            one.file,
-            manifest,
-            model=identify(one.model, gguf=with_llama),
-            adapter=one.adapter,
-            system_prompt=system,
-            sampling=Sampling(max_new_tokens=max_new_tokens),
-            batch_size=batch_size,
-            open_model=open_model,
-            overwrite=overwrite,
-            quiet=quiet,
-        )
-    manifest.note(versions=versions())
+            answers[one.name] = run_evaluate(
+                one.name,
+                questions,
+                one.file,
+                manifest,
+                model=identify(one.model, gguf=with_llama),
+                adapter=one.adapter,
+                system_prompt=system,
+                sampling=Sampling(max_new_tokens=max_new_tokens),
+                batch_size=batch_size,
+                open_model=open_model,
+                overwrite=overwrite,
+                quiet=quiet,
+            )
+        manifest.note(versions=versions())
     _conclude(questions, answers, contestants)
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from cotdistill.errors import DataError, SetupError
+from cotdistill.overlap import words
 from cotdistill.plain import plain
-from cotdistill.question import Question, content_id, words
+from cotdistill.question import Question, content_id
 
 STRIDE = 1_000_000
 DRAWS_PER_QUESTION = 50
@@ -28,6 +29,11 @@ _UNREPEATABLE = frozenset(
      "word_ladder"}
 )  # fmt: skip
 """Tasks that walk over Python sets of strings: the same seed gives other questions in another process (0.1.25)."""
+_KINDS = dict.fromkeys(
+    ("spell_backward", "letter_jumble", "caesar_cipher", "sentence_reordering", "string_insertion",
+     "string_manipulation", "palindrome_generation", "needle_haystack"), "text"
+)  # fmt: skip
+"""Where the form of a gold may mislead: "on" backward is a word, not the answer no."""
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +99,7 @@ def _items(task: Task, seed: int) -> Iterator[Question]:
         text, answer = item["question"].strip(), item["answer"]
         if not isinstance(answer, str) or not answer.strip():
             raise SetupError(f"task {task.name} has no single right answer in words or numbers; choose another")
-        yield Question(f"{task.name}-{content_id(text)}", text, answer.strip(), category=task.name)
+        yield Question(f"{task.name}-{content_id(text)}", text, answer.strip(), _KINDS.get(task.name), task.name)
 
 
 # What a question is about

@@ -9,50 +9,24 @@ of the last second. Not covered: a disk that reports a write as safe and loses i
 """
 
 import contextlib
-import errno
 import logging
 import math
 import os
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 import msgspec
-from filelock import FileLock, Timeout
 
-from cotdistill.errors import DataError, ResumeError, SetupError
+from cotdistill.disk import cannot, replace, sync_directory
+from cotdistill.errors import DataError, SetupError
+from cotdistill.lock import locked
 
 T = TypeVar("T", bound=msgspec.Struct)
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 1.0
-_PERMISSION = "permission denied; make the directory and the file writable or choose another path"
-_NO_DIRECTORY = "a part of the path is a file, not a directory; choose another path"
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again",
-    errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "it is on a read-only file system; choose another path",
-    errno.EACCES: _PERMISSION,
-    errno.EPERM: _PERMISSION,
-    errno.EMFILE: "too many files are open; raise the limit with `ulimit -n` and run the same command again",
-    errno.ENFILE: "too many files are open on this machine; close some and run the same command again",
-    errno.EISDIR: "it is a directory; name a file",
-    errno.ENOTDIR: _NO_DIRECTORY,
-    errno.EEXIST: _NO_DIRECTORY,
-}
-
-
-def cannot(doing: str, path: Path, error: OSError) -> SetupError:
-    """An operating-system error in one sentence: ``cannot write 2_traces.jsonl: the disk is full; ...``."""
-    reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; check the path and run it again")
-    return SetupError(f"cannot {doing} {path}: {reason}")
-
-
-# Rows
 
 
 def encode_row(row: object) -> bytes:
@@ -121,124 +95,7 @@ def read_rows(path: str | Path, type_: type[T]) -> Iterator[T]:
 
 def write_rows(path: str | Path, rows: Iterable[object]) -> None:
     """Replace ``path`` by these rows, all or nothing."""
-    _replace(Path(path), map(encode_row, rows))
-
-
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: a reader, or a crash, finds the old file or the new one."""
-    _replace(Path(path), [data])
-
-
-def _replace(path: Path, chunks: Iterable[bytes]) -> None:
-    target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _sync_directory(target.parent)
-    except OSError as error:
-        raise cannot("write", path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _sync_directory(directory: Path) -> None:
-    with contextlib.suppress(OSError):  # not every file system can; the file itself is already safe
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-# Lock
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """Who holds a lock: ``{"host": "node3", "pid": 4711, "started": "2025-03-01T12:00:00+00:00"}``."""
-
-    host: str
-    pid: int
-    started: str
-
-
-@contextlib.contextmanager
-def locked(path: str | Path, *, break_lock: bool = False) -> Iterator[None]:
-    """Be the only process that writes ``path``, a file or a whole run directory.
-
-    Beside it, ``NAME.lock`` says who writes, and an operating-system lock on ``NAME.lock.held``, which the
-    kernel lets go when its process dies, says whether anyone does; both are removed at the end. A dead holder
-    on this host is taken over with a log line. From another host a dead holder cannot be told from a live
-    one: ``break_lock`` takes it over.
-
-    Raises ``ResumeError`` naming host, PID and start while another process writes, ``SetupError`` where no
-    lock can be made.
-    """
-    path = Path(path)
-    beside = path.resolve()
-    sidecar = beside.with_name(f"{beside.name}.lock")
-    guard = beside.with_name(f"{beside.name}.lock.held")
-    try:
-        sidecar.parent.mkdir(parents=True, exist_ok=True)
-        holder = _read_holder(sidecar)
-        if holder and holder.host != socket.gethostname():
-            if not break_lock:
-                raise _in_use(path, holder, "stop it there, or add --break_lock if it is gone")
-            log.warning("%s: taking the lock of process %d on %s, as asked", path, holder.pid, holder.host)
-            sidecar.unlink(missing_ok=True)
-            guard.unlink(missing_ok=True)
-        lock = _acquire(path, sidecar, guard)
-    except OSError as error:
-        raise cannot("lock", path, error) from error
-    try:
-        if holder := _read_holder(sidecar):
-            log.warning("%s: process %d, which was writing it, is gone; going on", path, holder.pid)
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        write_atomic(sidecar, encode_row(Holder(socket.gethostname(), os.getpid(), started)))
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            sidecar.unlink(missing_ok=True)
-            guard.unlink(missing_ok=True)
-        lock.release(force=True)
-
-
-def _acquire(path: Path, sidecar: Path, guard: Path) -> FileLock:
-    lock = FileLock(guard)
-    for _ in range(20):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            # Whoever has only just got the lock has not written its name yet: then look again.
-            if holder := _read_holder(sidecar):
-                raise _in_use(path, holder, "wait for it, stop it, or choose another output") from None
-        else:
-            if guard.exists():
-                return lock
-            lock.release(force=True)  # the last holder removed the file between our open and our lock
-        time.sleep(0.05)
-    raise ResumeError(f"{path} is being written by another process; wait for it or choose another output")
-
-
-def _in_use(path: Path, holder: Holder, advice: str) -> ResumeError:
-    who = f"process {holder.pid} on {holder.host} (since {holder.started})"
-    return ResumeError(f"{path} is being written by {who}; {advice}")
-
-
-def _read_holder(sidecar: Path) -> Holder | None:
-    try:
-        return msgspec.json.decode(sidecar.read_bytes(), type=Holder)
-    except (FileNotFoundError, msgspec.MsgspecError, ValueError):
-        return None
-
-
-# Journal
+    replace(Path(path), map(encode_row, rows))
 
 
 def _mended(path: Path, type_: type[T]) -> Iterator[tuple[int, T]]:
@@ -329,7 +186,7 @@ class Journal(Generic[T]):
             except OSError as error:
                 raise cannot("write", self.path, error) from error
             stack.callback(self._close)
-            _sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
             self._syncer.start()
             self._on_exit = stack.pop_all()
         return self

@@ -10,6 +10,7 @@ frozenset where order does not count) or a normalised string. Nothing is evaluat
 
 import re
 import unicodedata
+from collections.abc import Collection
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -73,9 +74,8 @@ def read(text: str, kind: str, choices: tuple[str, ...] | None = None) -> "Readi
         return "no_answer", None
     if len(text) > (MAX_LIST if kind == "list" else MAX_ANSWER):
         return "too_complex", None
-    if "(" in text or "_" in text or "lambda" in text:
-        if _CODE.search(text):
-            return "no_answer", None
+    if _CODE.search(text):
+        return "no_answer", None
     if kind == "number":
         return read_number(text)
     text = plain(text).strip()
@@ -90,16 +90,17 @@ def read(text: str, kind: str, choices: tuple[str, ...] | None = None) -> "Readi
     return _one({value for value, _, _ in (dates_in(text) if kind == "date" else times_in(text))})
 
 
-def _one(values: "set[str] | set[bool]") -> "Reading":
-    if len(values) == 1:
-        return "found", next(iter(values))
+def _one(values: Collection[str | bool]) -> "Reading":
+    for value in values if len(values) == 1 else ():
+        return "found", value
     return ("ambiguous" if values else "no_answer"), None
 
 
 # --- yes and no
 
 BOOLEAN = re.compile(r"(?<![\w'-])(yes|true|false|no(?=\s{0,3}(?:[.,;:!*\"')\]]|$)))(?![\w-])", re.IGNORECASE)
-_BOOLEAN_FIRST = re.compile(r"[\W_]{0,5}(?:(yes|true|false)(?![\w-])|(no)(?=[\W_]{0,5}$|[,.;:!*]|\s(?:it|the|he|she|they|this|that|we)\s))",
+_BOOLEAN_FIRST = re.compile(r"[\W_]{0,5}(?:(yes|true|false)(?![\w-])|"
+                            r"(no)(?=[\W_]{0,5}$|[,.;:!*]|\s(?:it|the|he|she|they|this|that|we)\s))",
                             re.IGNORECASE)  # fmt: skip
 _OR = re.compile(r"\s?(?:or|/)\s?(?:yes|no|true|false)", re.IGNORECASE)
 
@@ -118,7 +119,8 @@ def _read_boolean(text: str) -> "Reading":
 # --- one of several choices
 
 _LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:](?=\s|$)|$)")
-LETTERS = re.compile(r"[(\[]([A-Za-z])[)\]]|(?<![\w'’])([A-Z])\)|(?<![\w'’])(?:option|choice|answer|letter) ([A-Za-z])(?![\w'])|"
+LETTERS = re.compile(r"[(\[]([A-Za-z])[)\]]|(?<![\w'’])([A-Z])\)|"
+                     r"(?<![\w'’])(?:option|choice|answer|letter) ([A-Za-z])(?![\w'])|"
                      r"(?<![\w'’.])([B-HJ-Z])(?![\w'’]|\.\w)", re.IGNORECASE)  # fmt: skip
 
 
@@ -176,7 +178,8 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*|__([^_\n]{1,200})__")
 _LEAD = re.compile(r"(?:so |thus |therefore |hence )?,?\s?(?:it is |it's |(?:the|my|our)\s(?:[\w-]{1,20}\s){0,3}?"
                    r"(?:answer|result|word|string|name|letters?|concatenation|output|spelling|day|month|order|relationship)"
                    r"(?:\s[\w-]{1,20}){0,6}?\s(?:is|are|would be|becomes)\s?:?\s)", re.IGNORECASE)  # fmt: skip
-_MARKS = re.compile(r"(?<![0-9])[.,:/](?=.)|[.,:/](?![0-9])|[;!?\"`()\[\]{}*_…$\\|—<>]|-(?![0-9])|(?<=\w)-|(?<!\w)'|'(?!\w)")
+_MARKS = re.compile(r"(?<![0-9])[.,:/](?=.)|[.,:/](?![0-9])|[;!?\"`()\[\]{}*_…$\\|—<>]|"
+                    r"-(?![0-9])|(?<=\w)-|(?<!\w)'|'(?!\w)")  # fmt: skip
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -214,10 +217,7 @@ _LIST_LEAD = re.compile(r"[^,;:\[]{0,120}:\s+|(?:the|my|this|so)\s[^,;]{0,100}?\
 
 def _read_list(text: str) -> "Reading":
     brackets = _BRACKETS.search(text)
-    if brackets:
-        inner = brackets[2]
-    else:
-        inner = _LIST_LEAD.sub("", text, count=1).strip().rstrip(".")
+    inner = brackets[2] if brackets else _LIST_LEAD.sub("", text, count=1).strip().rstrip(".")
     parts = _split(inner)
     if not parts:
         return ("found", ()) if brackets else ("no_answer", None)

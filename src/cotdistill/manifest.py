@@ -24,8 +24,8 @@ from pathlib import Path
 import msgspec
 
 from cotdistill import __version__
+from cotdistill.disk import cannot, write_atomic
 from cotdistill.errors import DataError, ResumeError
-from cotdistill.journal import cannot, write_atomic
 
 log = logging.getLogger(__name__)
 

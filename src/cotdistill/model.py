@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
     Raises ``SetupError`` for anything that is not such a directory.
     """
     check_directory(directory, trust_remote_code)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -46,10 +47,25 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
     common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, **common)
-        module = AutoModelForCausalLM.from_pretrained(directory, **common, **placement.load_options())
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise SetupError(f"cannot load the model in {directory}: {first}") from error
+        module, loaded = AutoModelForCausalLM.from_pretrained(
+            directory, **common, **placement.load_options(), output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except pickle.UnpicklingError as error:
+        raise SetupError(
+            f"pytorch_model.bin in {directory} is damaged or holds more than weights, and such files can run code: "
+            "use a model with safetensors"
+        ) from error
+    except Exception as error:  # a damaged file fails in any of the libraries' own ways
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SetupError(f"cannot load the model in {directory}: {why}") from error
+    # transformers fills what is missing with random numbers and goes on.
+    absent = set(loaded["missing_keys"]) & {name for name, _ in module.named_parameters()}
+    absent |= {name for name, *_ in loaded["mismatched_keys"]}
+    if absent:
+        raise SetupError(
+            f"the weights in {directory} do not fit its config.json: "
+            f"{len(absent)} missing or misshapen, first {min(absent)}; get the model again"
+        )
     if placement.device != "cpu" and not hasattr(module, "hf_device_map") and not placement.four_bit:
         module = module.to(placement.device)
     template_vocabulary = len(tokenizer)
@@ -63,6 +79,10 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.template.pad_id)
     module.config.pad_token_id = model.template.pad_id
+    # generate() fills what it is not told from here: a model's own penalties would bend every answer.
+    module.generation_config = GenerationConfig(
+        eos_token_id=model.template.stop_ids, pad_token_id=model.template.pad_id
+    )
     if model.template.plain:
         log.info("%s has no chat template: using the plain Question/Answer one", directory)
     return model
@@ -84,6 +104,8 @@ def check_directory(directory: Path, trust_remote_code: bool) -> None:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise SetupError(f"{directory}/config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise SetupError(f"{directory}/config.json is not a model's config; get the model again")
     if "auto_map" in config and not trust_remote_code:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -101,9 +123,9 @@ def _conversion_hint(path: Path) -> str:
     )
 
 
-def linear_names(module: torch.nn.Module) -> list[str]:
+def linear_names(module: Any) -> list[str]:
     """The distinct last names of the linear layers inside the blocks, output head excluded: LoRA targets."""
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    head = module.get_output_embeddings()
     names = {
         name.rsplit(".", 1)[-1]
         for name, layer in module.named_modules()

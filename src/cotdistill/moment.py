@@ -12,7 +12,8 @@ import re
 
 from cotdistill.plain import plain
 
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
+           "november", "december")  # fmt: skip
 _MONTH = "(" + "|".join(f"{m[:3]}(?:{m[3:]})?" if m != "may" else "may" for m in _MONTHS) + r"|sept)\.?(?![a-z])"
 _DAY = r"([0-3]?[0-9])(?:st|nd|rd|th)?(?![0-9:a-z])"
 _YEAR = r"([12][0-9]{3})(?![0-9])"

@@ -18,16 +18,19 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.disk import write_atomic
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, Sampling
 from cotdistill.engines.opening import open_engine
 from cotdistill.errors import DataError
 from cotdistill.generated import chance_rate, generate, prove_disjoint
-from cotdistill.journal import locked, read_rows, write_atomic, write_rows
+from cotdistill.journal import read_rows, write_rows
+from cotdistill.lock import locked
 from cotdistill.manifest import Manifest, file_hash, git_revision, versions
+from cotdistill.overlap import refuse_overlap
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, load_few_shot
-from cotdistill.question import Question, check_golds, load_questions, refuse_overlap
+from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.recipe import Recipe, Source, dump_recipe
 from cotdistill.report import Facts, Report, build_report, compare, to_json
 from cotdistill.stages import (
@@ -105,11 +108,14 @@ class Run:
         held_out = _load(wanted.held_out)
         unseen = _load(wanted.unseen, exclude=held_out) if wanted.unseen else []
         sets = Sets(_load(wanted.train, exclude=[*held_out, *unseen]), held_out, unseen)
-        for part in (sets.train, sets.held_out, sets.unseen):
-            check_golds(part)
+        for questions in (sets.train, sets.held_out, sets.unseen):
+            check_golds(questions)
         if any(question.gold is None for question in held_out):
             raise DataError("every held-out question needs an answer: without gold there is no accuracy")
-        proof = refuse_shared(sets)
+        # A task's numbers are what it asks about; in a user's file the same numbers mean nothing.
+        made = [*(held_out if wanted.held_out.tasks else []), *(unseen if wanted.unseen and wanted.unseen.tasks else [])]
+        refuse_overlap(sets.train, [*held_out, *unseen])
+        proof = msgspec.to_builtins(prove_disjoint(sets.train, made)) if made and wanted.train.tasks else {}
         for part, file in files.items():
             write_rows(file, getattr(sets, part))
         sizes = {part: len(getattr(sets, part)) for part in names}
@@ -235,14 +241,6 @@ class Run:
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, independent of how its YAML was laid out."""
     return hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
-
-
-def refuse_shared(sets: Sets) -> dict[str, Any]:
-    """Proof that training shares nothing with the questions it is measured on; ``DataError`` otherwise."""
-    measured = [*sets.held_out, *sets.unseen]
-    refuse_overlap(sets.train, measured)
-    generated = [question for question in measured if question.category]
-    return msgspec.to_builtins(prove_disjoint(sets.train, generated)) if generated else {}
 
 
 def _load(source: Source, exclude: Sequence[Question] = ()) -> list[Question]:

@@ -10,7 +10,8 @@ import re
 import unicodedata
 
 _DASHES = dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe58\ufe63\uff0d\u2796", "-")
-_HIDDEN = dict.fromkeys(map(chr, [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]), "")
+_INVISIBLE = [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
+_HIDDEN = dict.fromkeys(map(chr, _INVISIBLE), "")
 _SUPERSCRIPTS = {s: f"^{d}" for d, s in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
 _VULGAR = {c: " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 _OTHER = {"×": "*", "✕": "*", "✖": "*", "⋅": "*", "·": "*", "∙": "*", "÷": "/", "∕": "/", "\u2044": "/",
@@ -20,9 +21,10 @@ _LOOKALIKES = str.maketrans({**_DASHES, **_HIDDEN, **_SUPERSCRIPTS, **_VULGAR, *
 _GROUP_GAP = re.compile(r"(?<=[0-9])[\u00a0\u202f\u2009'’](?=[0-9]{3}(?![0-9]))")
 _FOREIGN_DIGIT = re.compile(r"[^\x00-\x7f]")
 
-_FRACTION = re.compile(r"(?<![0-9])()\\[dtc]?frac\s?(?:\{([^{}]{1,80})\}\s?\{([^{}]{1,80})\}|([0-9])([0-9]))"
-                       r"|(?<=[0-9])(\s?)\\[dtc]?frac\s?(?:\{([^{}]{1,80})\}\s?\{([^{}]{1,80})\}|([0-9])([0-9]))")  # fmt: skip
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname|boxed|fbox)\s?\{([^{}]{0,400})\}")
+_FRACTION = re.compile(r"(?P<mixed>(?<=[0-9])\s?)?\\[dtc]?frac\s?"
+                       r"(?:\{([^{}]{1,80})\}\s?\{([^{}]{1,80})\}|([0-9])([0-9]))")  # fmt: skip
+_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname|boxed|fbox)\s?"
+                      r"\{([^{}]{0,400})\}")  # fmt: skip
 _MATH = re.compile(r"\$(?=[^\s$])([^$\n]{1,300})(?<!\s)\$(?![0-9])")
 _GROUP = re.compile(r"\^\{([^{}]{1,20})\}")
 _COMMANDS = [
@@ -61,8 +63,7 @@ def _without_latex(text: str) -> str:
 
 
 def _write_fraction(match: re.Match[str]) -> str:
-    groups = match.groups()
-    top, bottom = [g for g in (*groups[1:5], *groups[6:10]) if g is not None]
+    top, bottom = [group for group in match.groups()[1:] if group is not None]
     if top.isdecimal() and bottom.isdecimal():
-        return f" {top}/{bottom}" if groups[0] is None else f"{top}/{bottom}"
+        return f"{'' if match['mixed'] is None else ' '}{top}/{bottom}"
     return f"({top})/({bottom})"

@@ -13,7 +13,7 @@ import msgspec
 from cotdistill.asking import ask, refuse_changed, row_id
 from cotdistill.engines import Completion, Engine, Finish, Sampling
 from cotdistill.grade import grade
-from cotdistill.journal import Journal, read_rows
+from cotdistill.journal import Journal, forget_errors, read_rows
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
 
@@ -54,9 +54,8 @@ def predict(
     show: Callable[[Prediction], None] = lambda prediction: None,
 ) -> None:
     """Ask a model every question and append its graded answers to ``path``; rows already there are kept."""
-    with Journal(
-        path, Prediction, key=lambda row: row_id(row.question_id, row.sample), redo=lambda row: row.finish == "error"
-    ) as journal:
+    forget_errors(path, Prediction)
+    with Journal(path, Prediction, key=lambda row: row_id(row.question_id, row.sample)) as journal:
         refuse_changed(path, ((p.question_id, p.question) for p in read_rows(path, Prediction)), questions)
         for question, sample, _, completion in ask(
             engine, questions, system=system, shots=shots, sampling=sampling, num_samples=num_samples,

@@ -63,11 +63,10 @@ _EQUALS = re.compile(r"(?<![<>!=:])=(?![=>])|≈")
 _ALGEBRA = re.compile(r"[0-9](?![hmgslk])[a-z](?![a-z])|(?<![a-z])[a-z]\s?[\^*/+]|[+*/^-]\s?[a-z](?![a-z])", re.I)
 _BOLD = re.compile(r"\*\*(?![0-9(])|(?<![0-9)])\*\*")  # emphasis, not a power
 _ARROW = re.compile(r"[-=]+>|→|⇒")
-_ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-         "seventeen eighteen nineteen").split()  # fmt: skip
-_WORDS = {w: i for i, w in enumerate(_ONES)} | {
-    w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
+_ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+         "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = {w: i for i, w in enumerate(_ONES)} | {w: 10 * i for i, w in enumerate(_TENS, 2)}
 _IN_WORDS = re.compile(rf"(?<![a-z])({'|'.join(sorted(_WORDS, key=len, reverse=True))})"
                        rf"(?:[- ]({'|'.join(_ONES[1:10])}))?(?![a-z])", re.IGNORECASE)  # fmt: skip
 
@@ -75,7 +74,7 @@ _IN_WORDS = re.compile(rf"(?<![a-z])({'|'.join(sorted(_WORDS, key=len, reverse=T
 def read_number(text: str) -> tuple[Status, Quantity | None]:
     """The one number that ``text`` states. Of ``a = b`` the right side is read, of "..., so 4" the end."""
     if simple := _SIMPLE.fullmatch(text):
-        return "found", Quantity(Fraction(simple[1]))
+        return "found", Quantity(Fraction(simple[1]) if "." in simple[1] else Fraction(int(simple[1])))
     text = _ARROW.sub(" ", plain(text)).strip()
     if "**" in text:
         text = _BOLD.sub("", text)
@@ -84,14 +83,12 @@ def read_number(text: str) -> tuple[Status, Quantity | None]:
         text = re.sub(r"(?<=[0-9]) (?=[0-9]{3})", "", text)
     if _EQUALS.search(text) and _ALGEBRA.search(_EQUALS.split(text)[0]):
         return "too_complex", None
-    status, value = "no_answer", None
-    for part in (_right_sides(text), text):
-        if part is not None and (status := (result := _one_number(part))[0]) != "no_answer":
-            value = result[1]
-            break
+    status, value = _one_number(_right_sides(text) or text)
+    if status == "no_answer":
+        status, value = _one_number(text)
     if status == "ambiguous" and (end := _CONCLUSION.split(text)[-1]) != text:
         return _one_number(end)
-    return status, value  # type: ignore[return-value]
+    return status, value
 
 
 def _right_sides(text: str) -> str | None:
@@ -152,7 +149,7 @@ def quantity_at(text: str, match: re.Match[str]) -> tuple[Quantity | None, int]:
 def _is_sign(match: re.Match[str], before: str) -> bool:
     if before.isdigit() or before in (")", "%"):
         return False  # a subtraction or a range
-    return not match["gap"] or match["gap"] == "" or before in ("", "=", ":", "(", "[", ",", "{")
+    return not match["gap"] or before in ("", "=", ":", "(", "[", ",", "{")
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

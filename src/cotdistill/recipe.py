@@ -161,4 +161,4 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe with every default written out, as YAML."""
-    return yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False, allow_unicode=True))

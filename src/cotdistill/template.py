@@ -38,7 +38,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.plain = tokenizer.chat_template is None
-        self.source: str = PLAIN if self.plain else tokenizer.chat_template
+        self.source: str = PLAIN if self.plain else _default_template(tokenizer)
         bos = tokenizer.bos_token_id
         self._add_bos = self.plain and bos is not None and tokenizer("x").input_ids[:1] == [bos]
         self.system_as_user = not self._accepts_system()
@@ -74,13 +74,16 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Message], generation_prompt: bool) -> list[list[int] | int]:
         """The rendered template as ids of its own text and, for each content, the message's index."""
         slots = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
-        text = self.tokenizer.apply_chat_template(
-            slots, chat_template=self.source, add_generation_prompt=generation_prompt, tokenize=False,
-            add_bos=self._add_bos,
-        )  # fmt: skip
+        try:
+            text = self.tokenizer.apply_chat_template(
+                slots, chat_template=self.source, add_generation_prompt=generation_prompt, tokenize=False,
+                add_bos=self._add_bos,
+            )  # fmt: skip
+        except Exception as error:  # jinja2's own, and whatever a template raises
+            raise SetupError(f"the chat template cannot be used: {error}") from error
         pieces = _SLOT.split(text)
         seen = [int(piece) for piece in pieces[1::2]]
-        if seen != list(range(len(messages))):
+        if sorted(seen) != list(range(len(messages))):  # some put the system text into the last user turn
             raise SetupError("the chat template drops or repeats a message; give the model another template")
         parts: list[list[int] | int] = [self._template_ids(pieces[0])]
         for index, tail in zip(seen, pieces[2::2], strict=True):
@@ -93,7 +96,7 @@ class ChatTemplate:
     def _accepts_system(self) -> bool:
         try:
             self._render([Message("system", "s"), Message("user", "u")], generation_prompt=True)
-        except Exception:  # templates refuse a system turn with errors of their own (jinja2's raise_exception)
+        except SetupError:  # templates refuse a system turn (jinja2's raise_exception) or leave it out
             return False
         return True
 
@@ -114,3 +117,11 @@ class ChatTemplate:
         if self.tokenizer.eos_token_id is None:
             raise SetupError("neither the chat template nor the tokenizer names a token that ends an answer")
         return int(self.tokenizer.eos_token_id)
+
+
+def _default_template(tokenizer: Any) -> str:
+    """The tokenizer's one template, or the default of several (others are for tools)."""
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise SetupError("the tokenizer has several chat templates and none is the default") from error

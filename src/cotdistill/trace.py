@@ -14,7 +14,7 @@ import msgspec
 from cotdistill.answer import find_answer
 from cotdistill.asking import ask, refuse_changed
 from cotdistill.engines import Engine, Finish, Sampling
-from cotdistill.journal import Journal, read_rows
+from cotdistill.journal import Journal, forget_errors, read_rows
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
 
@@ -55,7 +55,8 @@ def teach(
     Rows already there are not asked again, except those that failed. A request that fails becomes a row
     with ``finish="error"``: counted, never taught, asked again on the next run.
     """
-    with Journal(path, Trace, key=lambda trace: trace.id, redo=lambda trace: trace.finish == "error") as journal:
+    forget_errors(path, Trace)
+    with Journal(path, Trace, key=lambda trace: trace.id) as journal:
         refuse_changed(path, ((t.question_id, t.question) for t in read_rows(path, Trace)), questions)
         for question, sample, hashed, completion in ask(
             engine, questions, system=system, shots=shots, sampling=sampling, num_samples=num_samples,

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
 
 from cotdistill.adapter import attach, save_adapter
 from cotdistill.card import AdapterCard
@@ -78,14 +79,25 @@ class AnswerTrainer(Trainer):
     ) -> Any:  # fmt: skip
         labels = inputs["labels"][:, 1:]
         picked = labels != IGNORE
-        base = self.accelerator.unwrap_model(model).get_base_model()
-        hidden = base.get_decoder()(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state
-        logits = base.get_output_embeddings()(hidden[:, :-1][picked]).float()
-        total = torch.nn.functional.cross_entropy(logits, labels[picked], reduction="sum")
-        count = num_items_in_batch if num_items_in_batch is not None else picked.sum()
-        loss = total / count
+        head = self.accelerator.unwrap_model(model).get_base_model().get_output_embeddings()
+
+        def answers_only(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            return (args[0][:, :-1][picked.to(args[0].device)][None],)
+
+        # The whole wrapped model runs, not its parts: autocast, the exchange of gradients between processes
+        # and what some models do to their logits (caps, scales) all happen in its forward.
+        hook = head.register_forward_pre_hook(answers_only)
+        try:
+            logits = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+            ).logits[0].float()  # fmt: skip
+        finally:
+            hook.remove()
+        total = torch.nn.functional.cross_entropy(logits, labels[picked].to(logits.device), reduction="sum")
+        if num_items_in_batch is None:
+            loss = total / picked.sum()
+        else:  # counted over all processes, whose gradients are averaged
+            loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
@@ -107,7 +119,7 @@ class Watch(TrainerCallback):
         if "loss" not in logs:
             return
         loss = float(logs["loss"])
-        if math.isnan(loss) or loss == 0.0:
+        if not math.isfinite(loss) or loss == 0.0:
             raise TrainingError(
                 f"the loss at step {state.global_step} is {loss}: "
                 "nothing is being learned; check the learning rate and that examples have answer tokens"
@@ -132,7 +144,7 @@ def train(
     """Train a LoRA adapter and save it to ``output_dir``; resumes from the newest complete checkpoint in
     ``output_dir/checkpoints``.
 
-    Raises ``TrainingError`` when a loss is NaN or exactly zero, or when the adapter did not move.
+    Raises ``TrainingError`` when a loss is not finite or exactly zero, or when the adapter did not move.
     """
     if not examples or all(len(e.input_ids) == e.prompt_length for e in examples):
         raise TrainingError("no example has an answer token to learn from")
@@ -150,7 +162,7 @@ def train(
         num_train_epochs=settings.num_epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler,
-        warmup_steps=math.ceil(settings.warmup_ratio * steps),
+        warmup_steps=min(math.ceil(settings.warmup_ratio * steps), steps - 1),  # warm-up starts at zero
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         seed=settings.seed,
@@ -176,7 +188,7 @@ def train(
         data_collator=lambda batch: collate(batch, model.template.pad_id),
         callbacks=[watch],
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
     start = time.monotonic()
     adapted.train()
     trainer.train(resume_from_checkpoint=newest_checkpoint(checkpoints))
@@ -190,7 +202,9 @@ def train(
         base_name=model.directory.name,
         trust_remote_code=trust_remote_code,
     )
-    save_adapter(adapted, output_dir, card)
+    if trainer.is_world_process_zero():
+        save_adapter(adapted, output_dir, card)
+    trainer.accelerator.wait_for_everyone()
     history = [(int(h["step"]), float(h["loss"])) for h in trainer.state.log_history if "loss" in h]
     epochs = settings.num_epochs
     return TrainResult(
@@ -214,12 +228,6 @@ def template_hash(source: str) -> str:
     import hashlib
 
     return hashlib.sha256(source.encode()).hexdigest()[:16]
-
-
-def _printer() -> type[TrainerCallback]:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
 
 
 def _check_moved(adapted: Any) -> None:

@@ -7,6 +7,11 @@ Measures are known by name and by abbreviation; any other noun is its own unit, 
 
 import re
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _SPELLINGS = {
     "km": "kilometer kilometers kilometre kilometres kms", "m": "meter meters metre metres",
     "cm": "centimeter centimeters centimetre centimetres cms", "mm": "millimeter millimeters millimetre millimetres",
@@ -23,10 +28,10 @@ _SPELLINGS = {
 }  # fmt: skip
 KNOWN = {word: unit for unit, words in _SPELLINGS.items() for word in (*words.split(), unit)}
 _SCALES = frozenset({"c", "f", "celsius", "fahrenheit"})  # only after "degree"
-_STOP = frozenset(
+_STOP = _words(
     "in of on at to for from by with and or is are was were be been has have had left remaining total altogether "
-    "a an per each every more less the that which who because since so than after before when if will would can as then remain "
-    "remains now today still combined again only overall they he she it there respectively approximately".split()
+    "a an per each every more less the that which who because since so than after before when if will would can as "
+    "then remain remains now today still combined again only overall they he she it there respectively approximately"
 )
 _WORD = re.compile(r"[ ]{0,3}-?(°|[$€£¥₹¢]|[^\W\d_]{1,40}(?:-[^\W\d_]{1,40})?)(?:\^([23])|([23])(?![0-9]))?")
 _INCHES = re.compile(r"[ ]?in\.?\s*$")  # elsewhere "in" is a preposition

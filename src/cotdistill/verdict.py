@@ -1,11 +1,25 @@
 """Verdict: may this trace teach, and if not, why.
 
     {"trace_id": "q1a2#0", "status": "correct", "answer": "36", "flags": []}
+
+The verdict depends on the trace, the gold and nothing else: no other model is asked, and text that talks to
+its judge is only text. ``too_long``, ``disagrees``, ``contaminated`` and ``not_selected`` need more than one
+trace or the student's tokenizer and are set where those are known.
 """
 
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
+
+from cotdistill.answer import Answer, find_answer, same_answer
+from cotdistill.grade import gold_of, percent_unclear
+from cotdistill.marker import MARKERS, STOPS
+from cotdistill.question import Question
+from cotdistill.steps import check_steps
+from cotdistill.trace import Trace
 
 Status = Literal[
     "error", "truncated", "control_token", "leaks", "too_long", "too_complex", "no_answer", "ambiguous",
@@ -13,6 +27,18 @@ Status = Literal[
     "correct", "agrees", "unchecked",
 ]  # fmt: skip
 TEACHES: frozenset[str] = frozenset({"correct", "agrees", "unchecked"})
+# Strings that tokenizers turn into single control tokens; inside content they would end or fake a turn.
+CONTROL_TOKENS = frozenset({
+    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>",
+    "<|begin_of_text|>", "<|end_of_text|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|fim_prefix|>",
+    "<start_of_turn>", "<end_of_turn>", "<s>", "</s>", "<bos>", "<eos>", "[INST]", "[/INST]", "<<SYS>>",
+})  # fmt: skip
+_LEAKS = re.compile(
+    r"\b(?:answer|solution) key\b|\bthe (?:given|provided|expected|reference|gold) (?:final |correct )?answer\b"
+    r"(?! (?:choice|option)s?)|\banswer (?:is|was) (?:given|provided) (?:as|to (?:me|us))\b"
+    r"|\baccording to the answer\b",
+    re.IGNORECASE,
+)
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,3 +51,132 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     vote_share: float | None = None
     bad_steps: tuple[str, ...] = ()
     reason: str = ""
+
+
+def judge(
+    trace: Trace,
+    question: Question | None,
+    *,
+    steps: bool = True,
+    repair: bool = True,
+    markers: tuple[str, ...] = MARKERS,
+    control_tokens: frozenset[str] = CONTROL_TOKENS,
+) -> Verdict:
+    """Judge one trace against its question's gold; without gold, what is complete and sound is ``unchecked``.
+
+    ``steps``: a false arithmetic claim makes a trace ``bad_step``. ``repair``: with gold, a trace whose last
+    number, choice or word is right and that only lacks the final line is ``correct`` with flag ``repaired``.
+    """
+    if unfit := _unfit(trace, control_tokens):
+        return Verdict(trace.id, unfit[0], trace.final_answer, reason=unfit[1])
+    question = question or Question(trace.question_id, trace.question)
+    gold, kind = gold_of(question)
+    if gold is not None and gold.value is None:
+        return Verdict(trace.id, "too_complex", reason=f"the gold {question.gold!r} cannot be read as a {kind}")
+    answer = find_answer(trace.reasoning, kind, markers=markers, choices=question.choices)
+    flags = answer.flags
+    if not answer.source and gold is not None and repair:
+        lenient = find_answer(trace.reasoning, kind, markers=markers, choices=question.choices, fallback=True)
+        whole = _with_final_line(trace.reasoning, lenient.text, flags)
+        if same_answer(lenient, gold) and _reads_back(whole, gold, question):
+            answer, flags = lenient, (*flags, "repaired")
+    if (status := _judge_answer(answer, gold)) not in TEACHES:
+        reason = f"the gold is {gold.text}" if gold is not None and answer.value is not None else ""
+        return Verdict(trace.id, status, answer.text, flags, reason=reason)
+    bad = check_steps(_before_run_on(trace.reasoning, flags)).bad if steps else ()
+    if bad:
+        return Verdict(trace.id, "bad_step", answer.text, flags, bad_steps=bad, reason=f"not true: {bad[0]}")
+    return Verdict(trace.id, status, answer.text, flags)
+
+
+def judge_all(
+    traces: Iterable[Trace],
+    questions: Mapping[str, Question] | Iterable[Question],
+    *,
+    steps: bool = True,
+    repair: bool = True,
+    markers: tuple[str, ...] = MARKERS,
+    control_tokens: frozenset[str] = CONTROL_TOKENS,
+) -> Iterator[Verdict]:
+    """One verdict a trace, in order. Of the traces of a question that would teach the same text, the first
+    does and the others are ``duplicate``. Keeps 16 bytes a teaching trace in memory."""
+    known = questions if isinstance(questions, Mapping) else {question.id: question for question in questions}
+    taught: set[bytes] = set()
+    for trace in traces:
+        verdict = judge(
+            trace, known.get(trace.question_id), steps=steps, repair=repair, markers=markers,
+            control_tokens=control_tokens,
+        )  # fmt: skip
+        if verdict.status in TEACHES:
+            text = f"{trace.question_id}\0{taught_text(trace, verdict).strip()}"
+            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if digest in taught:
+                verdict = msgspec.structs.replace(verdict, status="duplicate", reason="same text as an earlier trace")
+            taught.add(digest)
+        yield verdict
+
+
+def taught_text(trace: Trace, verdict: Verdict) -> str:
+    """The text to learn: the reasoning byte for byte, without its run-on and with the final line it lacked."""
+    if "repaired" in verdict.flags:
+        return _with_final_line(trace.reasoning, verdict.answer, verdict.flags)
+    return _before_run_on(trace.reasoning, verdict.flags)
+
+
+def judge_gold(question: Question) -> str | None:
+    """Why no answer could ever match this question's gold, None if one can (or there is no gold)."""
+    gold, kind = gold_of(question)
+    if gold is None:
+        return None
+    if gold.value is None:
+        return f"gold {question.gold!r} cannot be read as a {kind}: {gold.status}"
+    if not _reads_back(f"Final Answer: {gold.text}", gold, question):
+        return f"gold {question.gold!r} is not found again behind a marker as a {kind}"
+    return None
+
+
+def _unfit(trace: Trace, control_tokens: frozenset[str]) -> tuple[Status, str] | None:
+    """Why a trace cannot teach whatever its answer is, if it cannot."""
+    text = trace.reasoning
+    if trace.finish == "error" or trace.error:
+        return "error", trace.error or "the request failed"
+    if trace.finish == "length":
+        return "truncated", "cut at the token limit"
+    opened, closed = text.count("<think>"), text.count("</think>")
+    if opened > closed:
+        return "truncated", "<think> is never closed"
+    for token in sorted(control_tokens):
+        if token in text or token in trace.question:
+            return "control_token", f"{token} stands in the text"
+    if closed > opened or (closed and text.find("</think>") < text.find("<think>")):
+        return "control_token", "</think> without <think>"
+    if trace.hinted:
+        return "leaks", "the gold was in the prompt"
+    if leak := _LEAKS.search(text):
+        return "leaks", f"it says {leak[0]!r}"
+    return None
+
+
+def _judge_answer(answer: Answer, gold: Answer | None) -> Status:
+    if answer.status != "found":
+        return answer.status
+    if gold is None:
+        return "unchecked"
+    if same_answer(answer, gold):
+        return "correct"
+    return "ambiguous" if percent_unclear(answer, gold) else "wrong"
+
+
+def _before_run_on(text: str, flags: tuple[str, ...]) -> str:
+    if "run_on" not in flags:
+        return text
+    spoken_from = text.rfind("</think>") + 1
+    return text[: min(end for end in (text.find(stop, spoken_from) for stop in STOPS) if end >= 0)]
+
+
+def _with_final_line(text: str, answer: str, flags: tuple[str, ...]) -> str:
+    return f"{_before_run_on(text, flags)}\nFinal Answer: {answer}"
+
+
+def _reads_back(text: str, gold: Answer, question: Question) -> bool:
+    return same_answer(find_answer(text, gold.kind, choices=question.choices), gold)

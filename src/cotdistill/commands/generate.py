@@ -39,6 +39,7 @@ def generate(
     """
     from cotdistill.engines import Sampling
     from cotdistill.errors import UsageError
+    from cotdistill.lock import locked
     from cotdistill.manifest import Manifest, versions
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
@@ -54,20 +55,22 @@ def generate(
     models = Models(teacher_model, "", engine, trust_remote_code, load_in_4bit)  # type: ignore[arg-type]
     sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed)
     settings = Generate(system_prompt, None, num_samples, batch_size, sampling)
-    manifest = Manifest.open(o.beside(output_file, "manifest.json"))
-    run_generate(
-        questions,
-        output_file,
-        manifest,
-        settings=settings,
-        shots=shots,
-        model=identify(teacher_model, gguf=engine != "transformers"),
-        open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
-        overwrite=overwrite,
-        quiet=quiet,
-    )
+    record = o.beside(output_file, "manifest.json")
     verdicts = o.beside(output_file, "verdicts.jsonl")
-    counts = run_verify(questions, output_file, verdicts, Verify())
-    manifest.note(versions=versions())
+    with locked(record):
+        manifest = Manifest.open(record)
+        run_generate(
+            questions,
+            output_file,
+            manifest,
+            settings=settings,
+            shots=shots,
+            model=identify(teacher_model, gguf=engine != "transformers"),
+            open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+        counts = run_verify(questions, output_file, verdicts, Verify())
+        manifest.note(versions=versions())
     teach = sum(count for status, count in counts.items() if status in TEACHES)
     typer.echo(f"{output_file}: {sum(counts.values())} traces, {teach} may teach ({o.counted(counts)})")

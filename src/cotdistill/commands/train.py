@@ -41,6 +41,7 @@ def train(
     Verdicts beside the data set decide which traces teach; where there are none, the traces are judged first.
     """
     from cotdistill.dataset import load_dataset
+    from cotdistill.lock import locked
     from cotdistill.manifest import Manifest, versions
     from cotdistill.recipe import Lora, TrainSettings
     from cotdistill.stages import run_train
@@ -58,21 +59,23 @@ def train(
         seed=seed,
         lora=lora,
     )
-    manifest = Manifest.open(output_dir.with_name(f"{output_dir.name}.manifest.json"))
-    facts = run_train(
-        dataset.pairs,
-        output_dir,
-        manifest,
-        student=student_model,
-        system_prompt=system_prompt,
-        settings=settings,
-        load_in_4bit=load_in_4bit,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        overwrite=overwrite,
-        quiet=quiet,
-    )
-    manifest.note(versions=versions())
+    record = output_dir.with_name(f"{output_dir.name}.manifest.json")
+    with locked(record):
+        manifest = Manifest.open(record)
+        facts = run_train(
+            dataset.pairs,
+            output_dir,
+            manifest,
+            student=student_model,
+            system_prompt=system_prompt,
+            settings=settings,
+            load_in_4bit=load_in_4bit,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+        manifest.note(versions=versions())
     losses = facts["losses"]
     typer.echo(
         f"{output_dir}: {facts['examples']} examples, {facts['steps']} steps, {facts['targets']}; "

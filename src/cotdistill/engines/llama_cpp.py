@@ -1,21 +1,29 @@
-"""Run a GGUF model in this process with llama.cpp (xllamacpp): continuous batching, prompt prefix cached.
+"""Run a GGUF model in this process with llama.cpp (xllamacpp): continuous batching, shared prompt computed once.
 
-xllamacpp opens an HTTP listener on loopback beside the in-process interface used here; it gets a random key,
-so that no other process on the machine can use it.
+xllamacpp opens an HTTP listener on loopback beside the in-process interface; it gets a random key, so that no
+other process on the machine can use it. We use it ourselves for one thing the in-process interface lacks:
+copying the computed system prompt and worked examples from the first slot to the others.
 """
 
+import itertools
+import logging
 import queue
 import secrets
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cotdistill.engines import Completion, Request, Sampling
+import httpx
+
+from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
+
+log = logging.getLogger(__name__)
 
 
 class LlamaCppEngine:
@@ -33,7 +41,11 @@ class LlamaCppEngine:
         parameters.model.path = str(path)
         parameters.n_ctx = context * slots
         parameters.n_parallel = slots
-        parameters.api_keys = [secrets.token_hex(32)]
+        self._key = secrets.token_hex(32)
+        self._states = tempfile.TemporaryDirectory(prefix="cotdistill-")
+        parameters.api_keys = [self._key]
+        parameters.slot_save_path = f"{self._states.name}/"
+        parameters.endpoint_slots = True
         parameters.verbosity = 0
         parameters.warmup = False
         if threads:
@@ -55,6 +67,12 @@ class LlamaCppEngine:
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """At most ``slots`` requests are in flight; leaving the iterator early waits for those only."""
         todo = iter(requests)
+        first = next(todo, None)
+        if first is None:
+            return
+        todo = itertools.chain([first], todo)
+        if len(first.messages) > 1:
+            self._share(first.messages[:-1])
         done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
         clock = _Clock()
 
@@ -77,14 +95,30 @@ class LlamaCppEngine:
                 yield clock.stamp(completion)
                 threads = [thread for thread in threads if thread.is_alive()]
         finally:
-            todo = iter(())
+            for thread in threads:
+                thread.join(timeout=5)
 
     def close(self) -> None:
         self._server = None
+        self._states.cleanup()
+
+    def _share(self, prefix: Sequence[Message]) -> None:
+        """Compute what all prompts begin with in slot 0 and copy its state to the others. Only saves time:
+        where it fails, every slot computes the prefix for itself."""
+        messages = [*_plain(prefix), {"role": "user", "content": "."}]
+        self._server.handle_chat_completions({"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0})
+        headers = {"Authorization": f"Bearer {self._key}"}
+        with httpx.Client(base_url=self._server.listening_address, headers=headers, timeout=60, trust_env=False) as http:
+            try:
+                for slot in range(self._slots):
+                    action = "restore" if slot else "save"
+                    http.post(f"/slots/{slot}?action={action}", json={"filename": "prefix"}).raise_for_status()
+            except httpx.HTTPError as error:
+                log.info("the shared prompt is computed once for each slot (%s)", type(error).__name__)
 
     def _ask(self, request: Request, sampling: Sampling) -> Completion:
         body: dict[str, Any] = {
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "messages": _plain(request.messages),
             "max_tokens": sampling.max_new_tokens,
             "cache_prompt": True,
             "temperature": sampling.temperature if sampling.do_sample else 0.0,
@@ -95,6 +129,8 @@ class LlamaCppEngine:
         }
         try:
             answer = self._server.handle_chat_completions(body)
+            if "error" in answer:
+                raise RuntimeError(answer["error"].get("message", "refused"))
             choice, usage = answer["choices"][0], answer["usage"]
         except (RuntimeError, KeyError, IndexError, TypeError) as error:
             return Completion(request.key, "", "error", 0, 0, 0.0, f"llama.cpp: {error}")
@@ -107,6 +143,10 @@ class LlamaCppEngine:
             completion_tokens=int(usage["completion_tokens"]),
             seconds=0.0,
         )
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 class _Clock:

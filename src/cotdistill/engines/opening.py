@@ -42,6 +42,8 @@ def open_engine(
             raise SetupError(f"{path} holds no GGUF file, which llama.cpp needs; use --engine transformers")
         return LlamaCppEngine(path, slots=batch_size, context=context)
 
+    import torch
+
     from cotdistill.adapter import load_adapter
     from cotdistill.engines.transformers_engine import TransformersEngine
     from cotdistill.hardware import place
@@ -51,6 +53,8 @@ def open_engine(
         local_model(model, want="hf"), place(load_in_4bit, device_map), trust_remote_code=trust_remote_code
     )
     module = load_adapter(loaded, adapter) if adapter else None
+    if module is not None and module.dtype == torch.float32 and not getattr(loaded.module, "is_loaded_in_4bit", False):
+        module.merge_adapter()  # in memory only; in fp32 the same answers, in half the time
     return TransformersEngine(loaded, module=module, batch_size=batch_size)
 
 

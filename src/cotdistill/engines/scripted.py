@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from cotdistill.engines import Completion, Request, Sampling
+from cotdistill.engines import Completion, Finish, Request, Sampling
 
 
 class ScriptedEngine:
@@ -34,7 +34,7 @@ class ScriptedEngine:
                 yield Completion(request.key, "", "error", prompt_tokens, 0, 0.0, str(error))
                 continue
             kept = words[: sampling.max_new_tokens]
-            finish = "stop" if len(kept) == len(words) else "length"
+            finish: Finish = "stop" if len(kept) == len(words) else "length"
             yield Completion(request.key, " ".join(kept), finish, prompt_tokens, len(kept), 0.001)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cotdistill.engines import Completion, Request, Sampling
+from cotdistill.engines import Completion, Finish, Request, Sampling
 from cotdistill.identity import model_hash
 from cotdistill.model import Model
 
@@ -90,7 +90,7 @@ class TransformersEngine:
         text = self._model.tokenizer.decode(
             answer, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        finish = "length" if end is None else "stop"
+        finish: Finish = "length" if end is None else "stop"
         spent = min(len(answer) + (end is not None), sampling.max_new_tokens)
         return Completion(request.key, text, finish, prompt_tokens, spent, seconds)
 

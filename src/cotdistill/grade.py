@@ -1,0 +1,68 @@
+"""Grade: one response held against gold, read twice.
+
+    grade("15% of 240 is 36.", "stop", question)
+        -> Grade(answer="36", status="last_number", correct=True, status_strict="no_answer", correct_strict=False)
+"""
+
+import msgspec
+
+from cotdistill.answer import MARKERS, Answer, find_answer, read_answer, same_answer
+from cotdistill.kinds import kind_of
+from cotdistill.quantity import Quantity
+from cotdistill.question import Question
+
+
+class Grade(msgspec.Struct, frozen=True):
+    """``status`` (lenient: the marker, else a named fallback) and ``status_strict`` (the marker alone) are the
+    source of the answer, or ``no_answer``, ``truncated``, ``ambiguous``, ``too_complex`` or ``error``.
+    ``correct`` is None where there is no gold; otherwise what has no readable answer is wrong."""
+
+    answer: str
+    status: str
+    correct: bool | None
+    status_strict: str
+    correct_strict: bool | None
+
+
+def grade(response: str, finish: str | None, question: Question, *, markers: tuple[str, ...] = MARKERS) -> Grade:
+    """Grade a response. One that was cut at the token limit counts only if its marker came before the cut."""
+    wrong = None if question.gold is None else False
+    if finish == "error":
+        return Grade("", "error", wrong, "error", wrong)
+    gold, kind = gold_of(question)
+    strict = find_answer(response, kind, markers=markers, choices=question.choices)
+    if finish == "length" and not strict.source:
+        return Grade("", "truncated", wrong, "truncated", wrong)
+    lenient = strict
+    if not strict.source:
+        lenient = find_answer(response, kind, markers=markers, choices=question.choices, fallback=True)
+    return Grade(lenient.text, *_mark(lenient, gold), *_mark(strict, gold))
+
+
+def gold_of(question: Question) -> tuple[Answer | None, str]:
+    """The gold as an answer, None if nobody knows it, and the kind to read answers as."""
+    if question.gold is None:
+        return None, question.kind or ("choice" if question.choices else "auto")
+    kind = question.kind or kind_of(question.gold, question.choices)
+    return read_answer(question.gold, kind, question.choices), kind
+
+
+def percent_unclear(a: Answer, b: Answer) -> bool:
+    """Whether only one of the two says percent, and their numbers would agree if both or neither did: 50%
+    against 50 or 0.5 is neither right nor wrong without asking the author of the question."""
+    x, y = a.value, b.value
+    if not isinstance(x, Quantity) or not isinstance(y, Quantity) or x.percent == y.percent:
+        return False
+    share, plain_number = (x, y) if x.percent else (y, x)
+    return plain_number.number in (share.number, share.number / 100)
+
+
+def _mark(answer: Answer, gold: Answer | None) -> tuple[str, bool | None]:
+    status = (answer.source or "no_answer") if answer.status == "found" else answer.status
+    if gold is None:
+        return status, None
+    if percent_unclear(answer, gold):
+        return "ambiguous", False
+    return status, same_answer(answer, gold)
+
+

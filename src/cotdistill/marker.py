@@ -1,0 +1,143 @@
+"""Marker: where a text says that its answer follows.
+
+    "... so 36.\\n**Final Answer:** 36 apples"  ->  "36 apples"
+
+A marker is written as in ``MARKERS`` but in any case, with any spacing and Markdown emphasis; it is complete if
+something stands behind it, on its line or below, and ``\\boxed{}`` if its brace is closed. The last complete one
+wins. ``####`` before a numbered step is a heading and no marker.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+MAX_MARKED = 4000  # characters behind a marker
+MARKERS = (
+    "Final Answer:",
+    "The final answer is",
+    "Therefore, the answer (arabic numerals) is",
+    "The correct answer is",
+    "The answer is",
+    "Answer:",
+    "A:",
+    "####",
+    "\\boxed{}",
+)
+STOPS = ("\nQuestion:", "\nQ:")
+MAX_TRIED = 50  # markers looked at, from the last
+# Behind these, prose is as likely as an answer ("A: Let us think"), so what cannot be read there does not count.
+_SOFT = frozenset(m for m in MARKERS if m not in ("Final Answer:", "\\boxed{}"))
+
+
+
+def spoken(text: str, stops: tuple[str, ...] = STOPS) -> tuple[str, tuple[str, ...]]:
+    """``text`` without thinking and without a run-on, and the flags that say so."""
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    elif "<think>" in text:
+        text = text.partition("<think>")[0]  # never closed: nothing behind it was meant as an answer
+    ends = [end for end in map(text.find, stops) if end >= 0]
+    return (text[: min(ends)], ("run_on",)) if ends else (text, ())
+
+
+@lru_cache(maxsize=64)
+def _pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
+    soft = [_spelling(m) for m in markers if m in _SOFT and not m.startswith("#")]
+    hard = [_spelling(m) for m in markers if m not in _SOFT and not m.startswith("\\boxed")]
+    hashes = [re.escape(m) + "(?!#)" for m in markers if m in _SOFT and m.startswith("#")]
+    groups = [f"(?P<{name}>{'|'.join(forms)})" for name, forms in
+              (("hard", hard), ("soft", soft), ("hash", [rf"(?<![^\s])(?:{h})" for h in hashes])) if forms]  # fmt: skip
+    return re.compile("|".join(groups) or r"(?!)", re.IGNORECASE | re.MULTILINE)
+
+
+def _spelling(marker: str) -> str:
+    """A marker as people write it: any spacing and emphasis between its words and around its colon."""
+    words, colon = (marker[:-1], True) if marker.endswith(":") else (marker, False)
+    pattern = r"[ \t*_]{1,4}".join(map(re.escape, words.split()))
+    start = r"^[ \t>*_#]{0,8}" if len(words) == 1 else r"(?<![^\W_])"
+    if not colon:
+        return start + pattern + (r"(?![^\W_])[*_]{0,3}:?" if words[-1:].isalnum() else "")
+    heading = rf"|^[ \t#*_]{{0,8}}{pattern}[ \t*_]{{0,8}}$" if len(words.split()) > 1 else ""
+    return rf"{start}{pattern}[ \t*_]{{0,4}}[:：][*_]{{0,3}}{heading}"
+
+
+@lru_cache(maxsize=64)
+def _needles(markers: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(max(m.lower().rstrip(":").split() or [m], key=len) + ":" * (len(m) == 2) for m in markers)
+
+
+def _first_line(text: str, markers: tuple[str, ...]) -> int:
+    """Where the first line starts that a marker can stand in, -1 if none: most traces have theirs at the end."""
+    lower = text.lower()
+    if len(lower) != len(text):
+        return 0
+    places = [place for place in map(lower.find, _needles(markers)) if place >= 0]
+    return text.rfind("\n", 0, min(places)) + 1 if places else -1
+
+
+_SENTENCE_END = re.compile(r"(?<=[^\s.])\.\s+(?=[A-Z])")
+_HEADING = re.compile(r"\s?[0-9]{1,3}[.):]\s|\s?(?:step|part)\s", re.IGNORECASE)
+_BOX_OR_BRACE = re.compile(r"\\boxed\s?\{|\\[{}]|[{}]")
+_ONLY_MARKUP = re.compile(r"[\s*_`$\\\[\]()#>~-]*")
+
+
+def marked_in(text: str, markers: tuple[str, ...]) -> "Iterator[tuple[str, bool]]":
+    """What stands behind each complete marker, last first, and whether the marker is a soft one."""
+    found: list[tuple[int, int, str]] = []  # (start, end, what) of a marker, or of the inside of a box
+    if (first := _first_line(text, markers)) >= 0:
+        found = [(m.start(), m.end(), m.lastgroup or "") for m in _pattern(markers).finditer(text, first)]
+    starts = [start for start, _, _ in found[1:]] + [len(text)]
+    spans = [(start, end, until, what) for (start, end, what), until in zip(found, starts, strict=False)]
+    if "\\boxed{}" in markers and "\\boxed" in text:
+        spans = sorted(spans + [(*box, "box") for box in _boxes(text)])
+    for start, end, until, what in spans[: -MAX_TRIED - 1 : -1]:
+        marked = _clean(text[end:until]) if what == "box" else _behind(text, end, until)
+        if not marked or (what != "box" and _UNCLOSED_BOX.search(marked)) or marked[:4].lower() == "not ":
+            continue
+        if what == "hash" and _HEADING.match(marked):
+            continue  # a Markdown heading
+        if what == "soft" and text[start:end].rstrip("*_: \t")[-2:].lower() == "is":
+            marked = _SENTENCE_END.split(marked, maxsplit=1)[0]
+        yield marked, what in ("soft", "hash")
+
+
+_UNCLOSED_BOX = re.compile(r"\\boxed\s?\{(?:[^{}]|\{[^{}]{0,200}\}){0,400}$")
+
+
+def _behind(text: str, position: int, until: int) -> str:
+    """The rest of the line, or the next line that holds more than markup, before the next marker."""
+    for _ in range(8):
+        end = text.find("\n", position, until)
+        line = text[position : min(end if end >= 0 else until, position + MAX_MARKED + 1)]
+        if not _ONLY_MARKUP.fullmatch(line[:200]) or len(line) > 200:
+            return _clean(line)
+        if end < 0:
+            return ""
+        position = end + 1
+    return ""
+
+
+def _clean(line: str) -> str:
+    line = line.strip().lstrip(":").strip()
+    if line.startswith("**") and line.count("**") == 2:
+        line = line.replace("**", "")
+    line = line.strip(" \t\r*`").strip()
+    return line[1:-1].strip() if line[:1] == "<" and line[-1:] == ">" else line
+
+
+def _boxes(text: str) -> list[tuple[int, int, int]]:
+    """Every closed ``\\boxed{...}``, its braces balanced: (start, where the content starts, where it ends)."""
+    found: list[tuple[int, int, int]] = []
+    open_braces: list[tuple[int, int]] = []  # (start, start of the content or -1 for a plain brace)
+    for match in _BOX_OR_BRACE.finditer(text):
+        if len(match[0]) == 2:
+            continue  # an escaped brace belongs to the answer
+        if match[0] == "{":
+            open_braces.append((match.start(), -1))
+        elif match[0] != "}":
+            open_braces.append((match.start(), match.end()))
+        elif open_braces:
+            start, inside = open_braces.pop()
+            if inside >= 0:
+                found.append((start, inside, match.start()))
+    return found

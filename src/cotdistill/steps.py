@@ -1,0 +1,313 @@
+"""Steps: the arithmetic written inside a trace, checked claim by claim.
+
+    check_steps("15% of 240 = 36, then 36 + 4 = 41.") -> Steps(claims=2, bad=("36 + 4 = 41",))
+
+A claim is an equation with a calculation on at least one side: ``3 apples + 4 apples = 7 apples``,
+``$12 x 4 = $48``, ``3/4 * 20 = 15``, chains ``2 + 3 = 5 = 10/2``, and GSM8K's ``<<16-3=13>>``. Precision comes
+first: a claim is bad only if no reasonable reading makes it true. Never bad, because not certain: roundings
+as written, sums that mix units or percents, numbers whose meaning the words before them change ("half of
+20"), algebra with letters. Not covered: claims in words ("3 plus 4 is 7"), roots, comparisons, ``≈``. Only the
+first 20,000 characters are checked.
+"""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+
+import msgspec
+
+from cotdistill.expression import Exact, Item, evaluate, items_of, words_of
+from cotdistill.plain import plain
+from cotdistill.units import KNOWN, singular
+
+MAX_TEXT = 20_000
+MAX_CLAIMS = 300
+_ANNOTATION = re.compile(r"<<([^<>\n]{1,200})>>")
+_BULLET = re.compile(r"^[ \t]*(?:[-*•][ \t]+|\(?[0-9]{1,2}[.)][ \t]+)+", re.MULTILINE)
+_MARKUP = re.compile(r"\*\*(?![0-9(])|(?<![0-9)])\*\*|&(?==)|`")
+
+# Words before an expression that change what its first number means, or are followed by a mere label.
+_CHANGES = words_of(
+    "half twice double triple thrice quarter third fourth fifth sixth eighth tenth times plus minus less more than "
+    "fewer and dozen square root squared cubed sqrt per every over log one two three four five six seven eight nine "
+    "ten eleven twelve twenty hundred thousand million step day week month year part question number no case room "
+    "grade age chapter q problem equation option line group level box bus page figure table example point stage "
+    "phase round x y z n"
+)
+# "a third of 30 - 5", but "a total of 30 - 5"
+_PARTS = words_of(
+    "half third quarter fourth fifth sixth seventh eighth ninth tenth percent part fraction most some one two three "
+    "four multiple square root power average mean each all both out"
+)
+_BY = words_of("divide divided dividing multiply multiplied multiplying")
+_MANY = words_of("hundred thousand million billion")  # elided on one side: "16 + 12 = 28 million"
+_SCALES = words_of("dozen pair k half quarter couple") | _MANY
+_VERBS = words_of("we i you get gives give is are was were have has had will equals means leaves makes")
+_FILLERS = words_of("a an the total of only exactly just still sum")
+_DIMENSIONS = [{"second", "minute", "hour", "day", "week", "month", "year"}, {"cent", "dollar"},
+               {"km", "m", "cm", "mm", "mile", "foot", "inch", "yard"}, {"kg", "g", "mg", "pound", "ounce", "ton"},
+               {"l", "ml", "gallon", "cup", "ounce", "pint", "quart", "tablespoon", "teaspoon"}]  # fmt: skip
+# How many of one unit make another, for "2 * 30 minutes = 1 hour".
+_FACTORS = frozenset({2, 3, 4, 7, 8, 10, 12, 16, 24, 30, 36, 52, 60, 100, 128, 365, 1000, 1440, 1760, 2000, 3600, 5280})
+_LETTERS = frozenset(w for w in KNOWN if len(w) == 1) | {"a", "/", "-", ""}
+
+
+class Steps(msgspec.Struct, frozen=True):
+    """``claims`` is how many equations were read; ``bad`` are those that are certainly false, as written."""
+
+    claims: int
+    bad: tuple[str, ...]
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """One equation: the items on both sides, up to two items before it, and its text."""
+
+    left: tuple[Item, ...]
+    right: tuple[Item, ...]
+    before: tuple[Item, ...]
+    text: str
+    open: bool = False  # the right side goes on with something that is not a number
+
+
+def check_steps(text: str) -> Steps:
+    """Check the explicit arithmetic claims in ``text``, at most 300. Pure, linear, never raises on any text."""
+    seen: dict[str, bool] = {}
+    claims = 0
+    for claim in claims_in(text):
+        claims += 1
+        if claim.text not in seen or seen[claim.text]:
+            seen[claim.text] = holds(claim)
+        if claims >= MAX_CLAIMS:
+            break
+    return Steps(claims, tuple(written for written, true in seen.items() if not true))
+
+
+def claims_in(text: str) -> Iterator[Claim]:
+    """The equations of a text, those in GSM8K's ``<<...>>`` first."""
+    text = text[:MAX_TEXT]
+    if "=" not in text:
+        return
+    if "<<" in text:
+        yield from _equations(plain("\n".join(_ANNOTATION.findall(text))))
+        text = _ANNOTATION.sub("", text)
+    yield from _equations(_MARKUP.sub("", _BULLET.sub("", plain(text))))
+
+
+def _equations(text: str) -> Iterator[Claim]:
+    items = items_of(text)
+    for at, item in enumerate(items):
+        if item.kind != "=":
+            continue
+        first, last = _left_start(items, at), _right_end(items, at)
+        left, right = items[first:at], items[_right_start(items, at) : last]
+        goes_on = bool(right) and right[-1].kind in ("operator", "(")
+        goes_on = goes_on or any(item.words[:1] == ("mod",) for item in items[last : last + 3])
+        while right and right[-1].kind in ("operator", "("):
+            right = right[:-1]
+        before = tuple(items[max(0, first - 2) : first])
+        if _is_claim(left, right, before):
+            yield Claim(tuple(left), tuple(right), before, text[left[0].start : right[-1].end].strip(), goes_on)
+
+
+def _left_start(items: list[Item], equals: int) -> int:
+    depth = 0
+    for at in range(equals - 1, max(-1, equals - 200), -1):
+        kind = items[at].kind
+        depth += (kind == ")") - (kind == "(")
+        if kind in ("=", "break") or depth < 0:
+            return at + 1
+    return max(0, equals - 199)
+
+
+def _right_start(items: list[Item], equals: int) -> int:
+    after = items[equals + 1] if equals + 1 < len(items) else None
+    return equals + 2 if after and after.sign == "words" and _FILLERS.issuperset(after.words) else equals + 1
+
+
+def _right_end(items: list[Item], equals: int) -> int:
+    depth = 0
+    for at in range(_right_start(items, equals), min(len(items), equals + 200)):
+        kind = items[at].kind
+        depth += (kind == "(") - (kind == ")")
+        if kind in ("=", "break") or depth < 0:
+            return at
+    return min(len(items), equals + 200)
+
+
+def _is_claim(left: list[Item], right: list[Item], before: tuple[Item, ...]) -> bool:
+    if not left or not right or any(item.vague for item in (*left, *right)):
+        return False
+    last = before[-1] if before else None
+    if not _calculates(left):  # "Day 3 = 4 + 5" is no equation, "24 = 12 * 2" is one
+        chained = last is not None and last.kind == "="
+        clean = chained or ((last is None or last.sign == "line") and len(left) == 1 and not left[0].words)
+        if not clean or not _calculates(right):
+            return False
+    continues = last is not None and last.sign in ("words", "time")
+    if left[0].kind == "operator" and (left[0].sign not in "+-" or continues):
+        return False  # no sign, but the end of something longer
+    if last is not None and last.sign in (",", ".") and last.end == left[0].start:
+        return False  # 13,2000 or 1.2.3
+    if last is not None and last.kind == "break" and last.sign in ("(", "*") and left[0].kind == "(":
+        return False  # "1/2 (68) + 10" continues what stands before the bracket
+    if len(before) == 2 and before[0].kind == "operator":
+        return False  # "Ann + 3 * 4 = 12"
+    return evaluate(left) is not None and evaluate(right) is not None
+
+
+def _calculates(items: list[Item]) -> bool:
+    return any(item.kind == "operator" for item in items[1:])
+
+
+# --- is it certainly false?
+
+
+def holds(claim: Claim) -> bool:
+    """False only if the claim is certainly false."""
+    return any(_agree(left, right) for left in _lefts(claim) for right in _rights(claim)) or _uncertain(claim)
+
+
+def _lefts(claim: Claim) -> Iterator[tuple[Item, ...]]:
+    yield claim.left
+    if len(claim.left) > 4 and claim.left[1].sign == "-" and claim.before:
+        yield claim.left[2:]  # "Step 1 - 3 + 4 = 7"
+    if claim.left[0].sign in ("-", "+"):
+        yield claim.left[1:]  # a bullet or a dash
+
+
+def _rights(claim: Claim) -> Iterator[tuple[Item, ...]]:
+    yield claim.right
+    if len(claim.right) > 1 and claim.right[0].kind == "number":
+        yield claim.right[:1]  # "5 + 3 = 8 + 2 = 10", a running total
+    if len(claim.right) > 2 and claim.right[0].sign == "-":
+        yield claim.right[:2]
+
+
+def _agree(left: tuple[Item, ...], right: tuple[Item, ...]) -> bool:
+    percents = any(item.percent for item in (*left, *right))
+    for shares in (True, False) if percents else (True,):
+        target = evaluate(right, shares=shares)
+        for flat in (False, True):
+            value = evaluate(left, shares=shares, flat=flat)
+            if value is None or target is None:
+                return True  # a part that is not an expression on its own proves nothing
+            targets = {target, evaluate(right, shares=False)} if percents else {target}
+            if value in targets or any(_close(left, right, value, t, shares) for t in targets if t is not None):
+                return True
+    return False
+
+
+def _close(left: tuple[Item, ...], right: tuple[Item, ...], value: Exact, target: Exact, shares: bool) -> bool:
+    """Whether the sides are one number, rounded or cut as written, or told in hundreds, thousands or millions."""
+    slack = _operand_slack(left, shares) + _operand_slack(right, shares)
+    numbers = [item for item in right if item.kind == "number"]
+    unit: Exact = 0
+    if len(numbers) == 1 and numbers[0].decimals >= 0:
+        unit = Fraction(1, 10 ** numbers[0].decimals * (100 if numbers[0].percent and shares else 1))
+    for factor in (1, 100, 1000, 10**6):  # "5 thousand dollars: 5 * 3 = $15,000"
+        scaled = value * factor
+        gap = _distance(scaled, target)
+        if gap <= slack:
+            return True
+        if unit and Fraction(scaled, unit).denominator != 1:  # cannot be written with so few decimals
+            cut = gap < unit and (unit == 1 or target * target < scaled * scaled)  # whole things are rounded up, too
+            if cut or gap <= unit / 2 + slack:
+                return True
+    return False
+
+
+def _distance(a: Exact, b: Exact) -> Exact:
+    return a - b if a > b else b - a
+
+
+def _operand_slack(side: tuple[Item, ...], shares: bool) -> Exact:
+    """How far a side may be off because its own numbers are rounded."""
+    slack: Exact = 0
+    for at, item in enumerate(side):
+        if len(side) > 1 and item.kind == "number" and _looks_rounded(item):
+            nudged = msgspec.structs.replace(item, value=item.value + Fraction(1, 10**item.decimals))
+            moved, still = evaluate((*side[:at], nudged, *side[at + 1 :]), shares=shares), evaluate(side, shares=shares)
+            if moved is not None and still is not None:
+                slack += _distance(moved, still)
+    return slack
+
+
+def _looks_rounded(item: Item) -> bool:
+    """Whether a number looks like thirds, sixths or sevenths cut or rounded: 0.33, 16.67, 0.143."""
+    if item.decimals < 2:
+        return False
+    unit = Fraction(1, 10**item.decimals)
+    denominators = (3, 6, 7) if item.decimals == 2 else (3, 6, 7, 9, 11, 12, 13)
+    return any(0 < abs(item.value - Fraction(round(item.value * q), q)) < unit for q in denominators)
+
+
+def _uncertain(claim: Claim) -> bool:
+    """Whether something but a slip may explain why the sides differ."""
+    left = [item for item in claim.left if item.kind in ("number", ")")]
+    right = [item for item in claim.right if item.kind in ("number", ")")]
+    words = [singular(word) for item in (*left, *right) for word in item.words[:2]]
+    if claim.open or any(len(w) == 1 and w not in _LETTERS for w in words) or _is_prose(claim):
+        return True  # algebra
+    scales = _SCALES.intersection(singular(word) for item in left for word in item.words)
+    if scales or (_SCALES - _MANY).intersection(words) or any(item.words[:1] == ("of",) for item in left):
+        return True
+    if _divides_twice(claim.left) or _divides_twice(claim.right):
+        return True  # 25 / 1/3
+    units = {KNOWN.get(w) or w for w in words} | {KNOWN[i.currency] for i in (*left, *right) if i.currency}
+    if any(len(units & dimension) > 1 for dimension in _DIMENSIONS) and _may_convert(claim):
+        return True
+    first, last = claim.left[0], claim.left[-1]
+    share = len(claim.left) == 3 and claim.left[1].sign == "/" and not first.words and first.value < last.value
+    if share and last.words and right and right[0].words and singular(last.words[-1]) != singular(right[0].words[0]):
+        return True  # "1/2 a cup = 4 ounces"
+    percents = [item.percent for item in left if item.kind == "number"]
+    if any(percents) and not all(percents) and any(item.sign in ("+", "-") for item in claim.left):
+        return True
+    return bool(claim.before) and _changes_meaning(claim)
+
+
+def _is_prose(claim: Claim) -> bool:
+    """ "Dividing by 11/20 we get X = 1200"; "3 bags / 15 minutes = 8 bags / Y"."""
+    said, before_equals = [word for item in claim.left for word in item.words], claim.left[-1].words
+    after = claim.right[-1].words
+    per = next((b for a, b in pairwise(after) if a == "/"), "")
+    return bool(_VERBS.intersection(said)) or any(len(w) == 1 and w not in _LETTERS for w in (*before_equals, per))
+
+
+def _divides_twice(side: tuple[Item, ...]) -> bool:
+    count = depth = 0
+    for item in side:
+        depth += (item.kind == "(") - (item.kind == ")")
+        if depth == 0 and item.kind == "operator":
+            count = count + 1 if item.sign == "/" else 0 if item.sign in ("+", "-") else count
+            if count > 1:
+                return True
+    return False
+
+
+def _may_convert(claim: Claim) -> bool:
+    """Units of one dimension are mixed: in a sum anything may be meant, in a product a conversion."""
+    if any(item.sign in ("+", "-") for item in claim.left):
+        return True
+    left, right = evaluate(claim.left), evaluate(claim.right)
+    return not left or not right or Fraction(left, right) in _FACTORS or Fraction(right, left) in _FACTORS
+
+
+def _changes_meaning(claim: Claim) -> bool:
+    last = claim.before[-1]
+    cut = len(claim.before) == 2 and claim.before[0].kind == "number" and claim.before[0].end == last.start
+    if last.sign == "," and cut:
+        return True  # "14, 400 / 80"
+    if last.sign != "words":
+        return False
+    words = [singular(word) for word in last.words]
+    while words and words[-1] in ("the", "a", "an", "her", "his", "their"):
+        if words[-2:-1] == ["to"]:
+            return True  # "adds 20 to the 29 + 24"
+        words.pop()
+    if not words or (words[-1] in ("of", "by") and len(words) == 1):
+        return False
+    if words[-1] in ("of", "by"):
+        return words[-2] in (_PARTS if words[-1] == "of" else _BY)
+    return words[-1] in _CHANGES

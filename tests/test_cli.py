@@ -1,0 +1,83 @@
+"""The command line: quick to answer, clear about what went wrong."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cotdistill import __version__
+
+SRC = str(Path(__file__).resolve().parent.parent / "src")
+
+
+def cotdistill(*words: str, code: str = "from cotdistill.cli import main; main()") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {SRC!r}); {code}", *words],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_help_imports_none_of_the_heavy_libraries():
+    heavy = "torch transformers peft scipy xllamacpp reasoning_gym numpy"
+    code = (
+        "import cotdistill.cli, cotdistill.table, cotdistill.stages, cotdistill.verdict; "
+        f"print([m for m in {heavy!r}.split() if m in sys.modules])"
+    )
+    assert cotdistill(code=code).stdout.strip() == "[]"
+
+
+def test_help_answers_quickly():
+    cotdistill("--help")  # bytecode is compiled once
+    best = min(_seconds("--help") for _ in range(3))
+    # The bar is 0.4 s on an idle machine; a test machine is seldom idle.
+    assert best < 1.2
+
+
+def _seconds(*words: str) -> float:
+    start = time.monotonic()
+    assert cotdistill(*words).returncode == 0
+    return time.monotonic() - start
+
+
+def test_version_is_printed_to_stdout():
+    assert cotdistill("--version").stdout == f"cotdistill {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["run", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["report", "runs/none"], 1, "no report yet"),
+        (["models", "pull", "gpt-9", "--to", "x"], 1, "smollm2-135m-instruct"),
+        (["train"], 2, "student_model"),
+    ],
+)
+def test_failures_have_their_exit_code_and_no_traceback(words, code, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = cotdistill(*words)
+    assert outcome.returncode == code
+    assert said in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stdout == ""
+
+
+def test_models_list_names_the_catalogue():
+    assert "qwen2.5-coder-1.5b-instruct" in cotdistill("models", "list").stdout
+
+
+def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: x\nmodels: {teacher: a, student: b, colour: red}\n")
+    outcome = cotdistill("run", str(recipe))
+    assert outcome.returncode == 1
+    assert "colour" in outcome.stderr
+
+
+def test_dry_run_prints_the_resolved_recipe(tmp_path):
+    shipped = Path(SRC).parent / "recipes/quickstart.yaml"
+    outcome = cotdistill("run", str(shipped), "--dry-run")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "learning_rate" in outcome.stdout
+    assert "seed: 20261124" in outcome.stdout

@@ -1,0 +1,132 @@
+"""The whole way of the data with a scripted teacher and a tiny student."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cotdistill import pipeline
+from cotdistill.engines.scripted import ScriptedEngine
+from cotdistill.errors import ResumeError
+from cotdistill.recipe import Recipe, decode_recipe
+
+
+def solve(question: str) -> str:
+    """A perfect teacher for chain sums, one line a step."""
+    terms = re.sub(r".*: |[= ]", "", question)
+    total, lines = None, []
+    for sign, digit in re.findall(r"([+-]?)(\d+)", terms):
+        value = int(sign + digit)
+        if total is None:
+            total = value
+            continue
+        lines.append(f"{total} {sign} {digit} = {total + value}.")
+        total += value
+    return "\n".join([*lines, f"Final Answer: {total}"])
+
+
+def recipe(tiny: Path, **changes: object) -> Recipe:
+    config = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
+    plain = {
+        "name": "tiny",
+        "models": {"teacher": str(tiny), "student": str(tiny), "engine": "transformers"},
+        "questions": {
+            "train": {"tasks": [{"name": "chain_sum", "size": 6, "config": config}], "seed": 1},
+            "held_out": {"tasks": [{"name": "chain_sum", "size": 5, "config": config}], "seed": 2},
+            "unseen": {"tasks": [{"name": "gcd", "size": 2}], "seed": 2},
+        },
+        "train": {"num_epochs": 1, "batch_size": 2, "gradient_accumulation_steps": 1},
+        "evaluate": {"max_new_tokens": 24, "batch_size": 4},
+        **changes,
+    }
+    return decode_recipe(plain, "test")
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedEngine]:
+    """Every teacher that gets opened, in order."""
+    opened: list[ScriptedEngine] = []
+
+    def open_teacher(*_: object) -> ScriptedEngine:
+        opened.append(ScriptedEngine(solve))
+        return opened[-1]
+
+    monkeypatch.setattr(pipeline, "teacher_engine", open_teacher)
+    return opened
+
+
+def test_a_run_writes_every_stage_and_ends_with_a_verdict(tiny, tmp_path, teacher):
+    report = pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    directory = tmp_path / "tiny"
+    for name in (
+        "recipe.yaml", "manifest.json", "1_questions.jsonl", "1_held_out.jsonl", "1_unseen.jsonl", "2_traces.jsonl",
+        "3_verdicts.jsonl", "4_examples.jsonl", "5_adapter/adapter_model.safetensors", "5_adapter/cotdistill.json",
+        "6_predictions/base.jsonl", "6_predictions/student.jsonl", "6_predictions/teacher.jsonl",
+        "6_predictions/unseen/student.jsonl", "7_report.json",
+    ):  # fmt: skip
+        assert (directory / name).stat().st_size > 0, name
+    written = msgspec.json.decode((directory / "7_report.json").read_bytes())
+    assert {"base", "student", "teacher"} == set(written["models"])
+    assert written["models"]["teacher"]["correct"] == written["models"]["teacher"]["n"] == 5
+    assert written["verdict"] == report.verdict == "not_shown"
+    assert len(written["recipe_sha256"]) == 64
+    assert written["transfer"]["models"]["base"]["n"] == 2
+
+
+def test_running_again_does_nothing_again(tiny, tmp_path, teacher):
+    first = pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "tiny/5_adapter").glob("*.safetensors")}
+    opened = len(teacher)
+    second = pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    assert len(teacher) == opened
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+    assert first == second
+
+
+def test_a_lost_prediction_alone_is_asked_again(tiny, tmp_path, teacher):
+    pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    path = tmp_path / "tiny/6_predictions/teacher.jsonl"
+    rows = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(rows[:-1]) + rows[-1][:10])
+    pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    assert len(teacher[-1].requests) == 1
+    assert sorted(path.read_bytes().splitlines()) == sorted(b"".join(rows).splitlines())
+
+
+def test_other_settings_are_refused_with_their_names_and_overwrite_starts_anew(tiny, tmp_path, teacher):
+    pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    hotter = recipe(tiny, generate={"sampling": {"max_new_tokens": 99}})
+    with pytest.raises(ResumeError, match="max_new_tokens: 256 -> 99"):
+        pipeline.run(hotter, runs=tmp_path, quiet=True)
+    pipeline.run(hotter, runs=tmp_path, overwrite=True, quiet=True)
+
+
+def test_a_new_title_redoes_nothing(tiny, tmp_path, teacher):
+    pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    opened = len(teacher)
+    report = pipeline.run(recipe(tiny, report={"title": "Sums"}), runs=tmp_path, quiet=True)
+    assert len(teacher) == opened
+    assert report.details["title"] == "Sums"
+
+
+def test_only_traces_that_are_right_teach(tiny, tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    def half_wrong(question: str) -> str:
+        asked.append(question)
+        return solve(question) if len(asked) % 2 else "1 + 1 = 2.\nFinal Answer: 999"
+
+    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(half_wrong))
+    pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    verdicts = [msgspec.json.decode(line) for line in (tmp_path / "tiny/3_verdicts.jsonl").read_bytes().splitlines()]
+    examples = (tmp_path / "tiny/4_examples.jsonl").read_bytes().splitlines()
+    assert sorted(verdict["status"] for verdict in verdicts) == ["correct"] * 3 + ["wrong"] * 3
+    assert len(examples) == 3
+
+
+def test_held_out_operands_never_occur_in_training(tiny, tmp_path, teacher):
+    report = pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
+    proof = report.details["questions"]["disjoint"]
+    assert proof["train"] == 6
+    assert proof["shared_texts"] == proof["shared_operands"] == 0

@@ -1,0 +1,268 @@
+"""What loading promises: every question once, with its gold, or one sentence that says which line is wrong."""
+
+import contextlib
+import json
+import sys
+import types
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cotdistill import verdict
+from cotdistill.errors import CotdistillError, DataError, SetupError, UsageError
+from cotdistill.overlap import overlap, refuse_overlap, words
+from cotdistill.question import Question, Questions, check_golds, content_id, load_questions
+
+
+def load(tmp_path: Path, content: str | bytes, name: str = "q.jsonl", **options: object) -> Questions:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return load_questions(path, **options)  # type: ignore[arg-type]
+
+
+def lines(*rows: object) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def asked(*texts: str) -> list[Question]:
+    return [Question(f"q{number}", text) for number, text in enumerate(texts)]
+
+
+# loading
+
+
+def test_a_row_becomes_a_question_and_extra_keys_are_left_alone(tmp_path: Path) -> None:
+    row = {"question": "What is 2?", "answer": "2", "id": 7, "kind": "number", "category": "c", "source": {"x": 1}}
+    assert load(tmp_path, lines(row)).rows == [Question("7", "What is 2?", "2", "number", "c")]
+
+
+def test_a_loaded_question_round_trips_through_our_own_files(tmp_path: Path) -> None:
+    (question,) = load(tmp_path, lines({"question": "Which?", "answer": "B", "choices": ["x", 2]})).rows
+    assert question.choices == ("x", "2")
+    assert msgspec.json.decode(msgspec.json.encode(question), type=Question) == question
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ('"He has 9 * 2 = 18.\\n#### 18"', "18"), ('"#### -3 "', "-3"), ("36", "36"), ("36.50", "36.50"),
+        ("-0.10", "-0.10"), ("9007199254740993", "9007199254740993"), ("1e3", "1e3"), ("true", "true"),
+        ("null", None), ('""', None), ('"  "', None),
+    ],
+)  # fmt: skip
+def test_gold_is_what_the_author_wrote(tmp_path: Path, answer: str, gold: str | None) -> None:
+    (question,) = load(tmp_path, f'{{"question": "q?", "answer": {answer}}}').rows
+    assert question.gold == gold
+
+
+def test_the_id_is_the_content_not_the_place(tmp_path: Path) -> None:
+    first = load(tmp_path, lines({"question": "What is 15% of 240?"})).rows[0]
+    again = load(tmp_path, lines({"question": "other"}, {"question": " What is\n１５% of  240?"})).rows[1]
+    assert first.id == again.id
+    assert len(first.id) == 16
+    assert content_id("What is 5²?") != content_id("What is 52?")
+    assert content_id("Which?", ["a", "b"]) != content_id("Which?", ["a", "c"])
+
+
+def test_identical_rows_are_merged_and_counted(tmp_path: Path) -> None:
+    row = {"question": "What is 2?", "answer": "2"}
+    loaded = load(tmp_path, lines({"question": "What  is 2?"}, row, row, {"question": "3?"}))
+    assert (len(loaded.rows), loaded.merged) == (2, 2)
+    assert loaded.rows[0].gold == "2"
+
+
+def test_rows_with_ids_of_their_own_stay_apart(tmp_path: Path) -> None:
+    loaded = load(tmp_path, lines({"question": "2?", "id": "a"}, {"question": "2?", "id": "b"}))
+    assert [question.id for question in loaded.rows] == ["a", "b"]
+
+
+def test_one_id_with_two_texts_is_refused_with_both_lines(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"q\.jsonl:3: the id 'a' .* at .*q\.jsonl:1"):
+        load(tmp_path, lines({"question": "2?", "id": "a"}, {"question": "4?"}, {"question": "3?", "id": "a"}))
+
+
+@pytest.mark.parametrize("ids", [{}, {"id": "other"}])
+def test_one_text_with_two_golds_is_refused_with_both_lines(tmp_path: Path, ids: dict[str, str]) -> None:
+    rows = lines({"question": "2?", "answer": "2"}, {"question": "2?", "answer": 3, **ids})
+    with pytest.raises(DataError, match=r"q\.jsonl:2: the answer is '3', .* '2' at .*q\.jsonl:1"):
+        load(tmp_path, rows)
+
+
+def test_limit_keeps_the_first(tmp_path: Path) -> None:
+    content = lines({"question": "1?"}, {"question": "1?"}, {"question": "2?"}, {"question": "3?"})
+    assert [question.text for question in load(tmp_path, content, limit=2).rows] == ["1?", "2?"]
+    with pytest.raises(UsageError):
+        load(tmp_path, content, limit=0)
+
+
+def test_other_keys_can_be_named(tmp_path: Path) -> None:
+    content = lines({"prompt": "2?", "target": "2", "question": "not this"})
+    (question,) = load(tmp_path, content, question_key="prompt", answer_key="target").rows
+    assert (question.text, question.gold) == ("2?", "2")
+
+
+def test_bom_crlf_blank_lines_and_line_separators_inside_text_are_tolerated(tmp_path: Path) -> None:
+    content = b'\xef\xbb\xbf{"question": "1?"}\r\n\r\n' + '{"question": "a\u2028b\u0085c"}'.encode()
+    assert [question.text for question in load(tmp_path, content).rows] == ["1?", "a\u2028b\u0085c"]
+
+
+def test_a_json_array_alpaca_and_messages_rows_load(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2?"},
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "Really?"},
+        {"role": "assistant", "content": "It is\n#### 2"},
+    ]
+    alpaca = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
+    rows = [alpaca, {"instruction": "Say 4.", "input": "", "output": "4"}, {"messages": turns}]
+    loaded = load(tmp_path, json.dumps(rows, indent=1), "q.json").rows
+    assert [(question.text, question.gold) for question in loaded] == [
+        ("Add.\n\n1 and 2", "3"),
+        ("Say 4.", "4"),
+        ("2?", "2"),
+    ]
+
+
+def test_csv_loads_with_quotes_line_breaks_and_a_bom(tmp_path: Path) -> None:
+    content = '\ufeffquestion,answer,note\r\n"How many, in\nall?","1,200",x\r\nWhat?,,\r\n'
+    loaded = load(tmp_path, content, "q.csv").rows
+    assert [(question.text, question.gold) for question in loaded] == [("How many, in\nall?", "1,200"), ("What?", None)]
+
+
+def test_parquet_loads_where_pyarrow_is_installed(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "q.parquet"
+    table = pyarrow.table({"question": ["1?", "2?"], "answer": [1.5, float("nan")]})
+    pyarrow.parquet.write_table(table, path)
+    assert [question.gold for question in load_questions(path).rows] == ["1.5", None]
+    with pytest.raises(DataError, match="Parquet"):
+        load(tmp_path, "not parquet", "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "install"),
+    [("pyarrow", "q.parquet", "pip install pyarrow"), ("datasets", "hub:a/b:train", r'"cotdistill\[hub\]"')],
+)
+def test_a_missing_package_is_named_with_its_install_command(
+    monkeypatch: pytest.MonkeyPatch, module: str, path: str, install: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SetupError, match=install):
+        load_questions(path)
+
+
+def test_hub_questions_name_config_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def load_dataset(*names: str, split: str) -> list[dict[str, str]]:
+        calls.append((*names, split))
+        if names[0] == "gone":
+            raise ConnectionError("no\nnetwork")
+        return [{"question": "2?", "answer": "two\n#### 2"}]
+
+    fake = types.ModuleType("datasets")
+    monkeypatch.setattr(fake, "load_dataset", load_dataset, raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert load_questions("hub:openai/gsm8k:main:train").rows[0].gold == "2"
+    load_questions("hub:a/b:test")
+    assert calls == [("openai/gsm8k", "main", "train"), ("a/b", "test")]
+    with pytest.raises(SetupError, match="cannot load hub:gone:x: no network"):
+        load_questions("hub:gone:x")
+    with pytest.raises(UsageError):
+        load_questions("hub:a/b")
+
+
+@pytest.mark.parametrize(
+    ("content", "words_"),
+    [
+        ("", "holds no questions"),
+        (" \n\n", "holds no questions"),
+        ("[]", "holds no questions"),
+        ('{"question": "1?"}\n{"question": ', r":2: not a JSON object"),
+        ('{"question": "1?"}\n{"text": "2?"}', r":2: no 'question' .*'text'.*--question_key"),
+        ('{"question": "1?"}\n["2?"]', r":2: not a JSON object"),
+        ('[{"question": "1?"}, {"text": "2?"}]', r"row 2: no 'question'"),
+        ('[{"question": "1?"}', "not a JSON object"),
+        ('{"question": "  "}', r":1: the question is empty"),
+        ('{"question": 12}', r":1: the question is not text"),
+        ('{"question": 1.5}', r":1: the question is not text"),
+        ('{"question": null}', r":1: no 'question'"),
+        ('{"question": "a\\u0000b"}', r":1: .*control character '\\x00'"),
+        ('{"question": "\\ud800"}', r":1: not a JSON object"),
+        ('{"question": "1?", "answer": [1]}', r":1: 'answer' is neither text nor a number"),
+        ('{"question": "1?", "answer": "see ####"}', r":1: nothing stands after"),
+        ('{"question": "1?", "choices": "ab"}', r":1: choices are not a list"),
+        ('{"question": "1?", "answer": NaN}', r":1: not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+        (b'{"question": "\xff"}', r":1: not UTF-8"),
+        ('{"question": "1?"}'.encode("utf-16"), "not"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, content: str | bytes, words_: str) -> None:
+    with pytest.raises(DataError, match=words_) as refused:
+        load(tmp_path, content)
+    assert "q.jsonl" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "answer\n2\n", "question\n1,2\n", 'question\n"open', b"question\n\xff\n", "question\n" + "x" * 200_000],
+)
+def test_a_bad_csv_is_one_sentence(tmp_path: Path, content: str | bytes) -> None:
+    with pytest.raises(DataError, match=r"q\.csv"):
+        load(tmp_path, content, "q.csv")
+
+
+def test_missing_files_and_directories_are_one_sentence(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.jsonl", tmp_path, tmp_path / "none.csv"):
+        with pytest.raises(DataError, match="cannot read"):
+            load_questions(path)
+
+
+def test_a_huge_number_is_text_or_an_error_of_ours(tmp_path: Path) -> None:
+    for answer in ("9" * 5000, "1" + "0" * 400 + ".5", "1e999999999"):
+        with contextlib.suppress(CotdistillError):
+            assert load(tmp_path, f'{{"question": "1?", "answer": {answer}}}').rows[0].gold == answer
+
+
+# checks
+
+
+def test_unreadable_golds_stop_the_run_with_up_to_five_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(question: Question) -> str | None:
+        return None if question.text == "good" else "no_answer"
+
+    monkeypatch.setattr(verdict, "judge_gold", judge, raising=False)
+    check_golds(asked("good"))
+    with pytest.raises(DataError, match=r"^7 gold answers .*q1 \(no_answer\).*q5 \(no_answer\), \.\.\.;") as refused:
+        check_golds(asked("good", *"bcdefgh"))
+    assert "q6" not in str(refused.value)
+
+
+def test_words_ignore_spelling_but_not_arithmetic() -> None:
+    def of(text: str) -> tuple[str, ...]:
+        return words(Question("q", text))
+
+    assert of("What's the well-known  “sum” of 2 − 3?") == of("whats the WELL KNOWN sum, of 2 - 3")
+    assert len({of(text) for text in ("3 - 5", "3 + 5", "3 * 5", "35", "3^5", "5 - 3", "3 < 5")}) == 7
+    assert of("कि") != of("की")
+    assert words(Question("q", "Which?", choices=("a",))) != words(Question("q", "Which?", choices=("b",)))
+
+
+def test_overlap_finds_exact_questions_and_counts_runs_of_eight_words() -> None:
+    train = asked("a b c d e f g h i", "What is 2 + 2?")
+    test = [Question("t1", "what is 2+2"), Question("t2", "a b c d e f g h x"), Question("t3", "new")]
+    found = overlap(train, test)
+    assert found.exact == ("t1",)
+    assert found.shared_ngrams == 2 / 4
+    assert overlap([], []).shared_ngrams == 0
+
+
+def test_exact_overlap_stops_the_run_and_lists_ids() -> None:
+    with pytest.raises(DataError, match=r"^1 test questions .*\(q0\)"):
+        refuse_overlap(asked("What is 2 + 2?"), asked("what is 2+2"))
+    assert refuse_overlap(asked("What is 2 + 2?"), asked("What is 2 + 3?")).exact == ()
