@@ -19,7 +19,9 @@ THINK = (
     "{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<s>"]
+SPECIAL = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<s>",
+]  # fmt: skip
 
 
 def make_tokenizer(template: str | None = CHATML, eos: str = "<|im_end|>", pad: str | None = None):
@@ -109,10 +111,10 @@ def make_examples(model, count: int):
     from cotdistill.example import build_examples
     from cotdistill.question import Question
 
-    pairs = [
-        (f"q{i}#0", Question(f"q{i}", f"What is {i} + {i}?{' Think.' * (i % 3)}"), f"{i} + {i}\n" * (i % 4) + str(2 * i))
-        for i in range(count)
-    ]
+    pairs = []
+    for i in range(count):
+        question = Question(f"q{i}", f"What is {i} + {i}?{' Think.' * (i % 3)}")
+        pairs.append((f"q{i}#0", question, f"{i} + {i}\n" * (i % 4) + str(2 * i)))
     return build_examples(model.template, pairs, system="Add.", max_length=512).kept
 
 

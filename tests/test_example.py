@@ -1,8 +1,8 @@
 """Examples: the answer is trained, all of it and nothing else; what does not fit is counted."""
 
 import pytest
-from conftest import CHATML, LLAMA, THINK, adding_bos, make_tokenizer
 
+from conftest import CHATML, LLAMA, THINK, adding_bos, make_tokenizer
 from cotdistill.errors import TrainingError
 from cotdistill.example import IGNORE, build_example, build_examples, histogram
 from cotdistill.prompt import messages_for
@@ -49,7 +49,9 @@ def test_labels_are_as_long_as_the_ids_and_ignore_the_whole_prompt(template):
 
 def test_the_prompt_a_model_is_asked_with_is_a_prefix_of_its_training_example(template):
     example = build(template)
-    assert example.input_ids[: example.prompt_length] == template.prompt_ids(messages_for(QUESTION, "Be brief."))
+    assert example.input_ids[: example.prompt_length] == template.prompt_ids(
+        messages_for(QUESTION, "Be brief.")
+    )
 
 
 def test_an_example_has_at_most_one_bos(template):

@@ -10,6 +10,7 @@ before a run-on are read. Not covered here: symbolic answers, which are ``too_co
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from cotdistill import kinds
 from cotdistill.kinds import MAX_ANSWER, MAX_LIST, Value, kind_of, same_value
 from cotdistill.lenient import last_answer
-from cotdistill.marker import MARKERS, STOPS, marked_in, spoken
+from cotdistill.marker import MARKERS, STOPS, cleaned, marked_in, spoken
 from cotdistill.plain import plain
 from cotdistill.quantity import NUMBER, Status
 
@@ -48,13 +49,16 @@ def find_answer(
     markers: tuple[str, ...] = MARKERS,
     stops: tuple[str, ...] = STOPS,
     fallback: bool = False,
-    choices: tuple[str, ...] | None = None,
+    choices: Sequence[str] | None = None,
 ) -> Answer:
     """The answer that a model's ``text`` gives. Text from the first of ``stops`` on is not its answer but a
     run-on, and thinking between ``<think>`` tags is not either. Raises ValueError for an unknown kind."""
+    if kind == "auto" and choices:
+        kind = "choice"
     said, flags = spoken(text, stops)
     window = said[-MAX_TEXT:]
     patience = 8  # soft markers that led to prose
+    spare: Answer | None = None
     for marked, soft in marked_in(window, tuple(markers)):
         if soft and (len(marked) > MAX_LIST or not patience):
             continue
@@ -65,7 +69,12 @@ def find_answer(
         if soft and (status == "no_answer" or prose):
             patience -= 1
             continue
-        return Answer(marked[:limit] if status != "no_answer" else "", asked, value, status, "marker", flags)
+        answer = Answer(marked[:limit] if status != "no_answer" else "", asked, value, status, "marker", flags)
+        if not (soft and kind == "auto" and asked == "text"):
+            return answer
+        spare = spare or answer  # "Final Answer: 36. The answer is plausible."
+    if spare is not None:
+        return spare
     asked = kind
     if kind == "auto":
         asked = "number" if re.search("[0-9]", window) else "text"
@@ -74,7 +83,7 @@ def find_answer(
     return Answer("", asked, flags=flags)
 
 
-def read_answer(text: str, kind: str = "auto", choices: tuple[str, ...] | None = None) -> Answer:
+def read_answer(text: str, kind: str = "auto", choices: Sequence[str] | None = None) -> Answer:
     """An answer on its own, such as a gold."""
     kind = kind_of(text, choices) if kind == "auto" else kind
     status, value = kinds.read(text, kind, choices)
@@ -118,12 +127,13 @@ def _infer(marked: str) -> str:
     return "number" if kind == "text" and NUMBER.search(plain(marked)) else kind
 
 
+_LISTED = re.compile(r"^[^\[{(].*(?:[\[{]|:\s)")  # a list with something before it
 _PROSE = re.compile(r"(?:\S+\s+){4}|\b(?:is|are|was|were|gives|get|so|it|i|this|that)\b", re.IGNORECASE)
 
 
-def _fallback(text: str, kind: str, choices: tuple[str, ...] | None, flags: tuple[str, ...]) -> Answer:
-    bare = _clean(text.strip())
-    if "\n" not in bare and len(bare) <= 80 and (kind == "list" or not _PROSE.search(bare)):
+def _fallback(text: str, kind: str, choices: Sequence[str] | None, flags: tuple[str, ...]) -> Answer:
+    bare = cleaned(text.strip())
+    if "\n" not in bare and len(bare) <= 80 and not (_LISTED if kind == "list" else _PROSE).search(bare):
         status, value = kinds.read(bare, kind, choices)
         if status == "found":
             return Answer(bare, kind, value, status, "bare", flags)

@@ -47,7 +47,7 @@ def load_traces(path: Path) -> tuple[list[Trace], dict[str, Question]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; run generate first, or check the path") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}; generate traces first") from error
     traces: dict[str, Trace] = {}
     questions: dict[str, Question] = {}
     for number, line in enumerate(lines, 1):

@@ -24,7 +24,9 @@ Exact: TypeAlias = int | Fraction  # whole numbers stay int, which is many times
 _TOKEN = re.compile(
     r"""(?P<time>(?:[01]?[0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9])?(?![0-9]))
       | (?P<word>[0-9]+(?:st|nd|rd|th)(?![a-z])|[^\W\d_]+(?:['-][^\W\d_]+)*)
-      | (?P<number>[0-9]{1,3}(?:[ ][0-9]{3}){1,9}+(?![0-9])|[0-9]{1,3}(?:,[0-9]{3}){1,9}+(?![0-9])(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?|\.[0-9]++)
+      | (?P<number>[0-9]{1,3}(?:[ ][0-9]{3}){1,9}+(?![0-9])
+          | [0-9]{1,3}(?:,[0-9]{3}){1,9}+(?![0-9])(?:\.[0-9]++)?
+          | [0-9]++(?:\.[0-9]++)? | \.[0-9]++)
       | (?P<relation>[<>=!:~]=|=>|->|[≈<>~≤≥≠±])
       | (?P<equals>=)
       | (?P<operator>\*\*|[-+*/^])
@@ -38,9 +40,9 @@ _TOKEN = re.compile(
 MAX_DIGITS = 30
 MAX_WORDS = 8
 _OPERATOR_WORDS = {"x": "*", "times": "*", "plus": "+", "minus": "-"}
-_CONNECTIVES = frozenset(["and", "or", "because", "so", "then", "but", "if", "when", "while", "since", "where", "therefore", "thus"])
+_CONNECTIVES = words_of("and or because so then but if when while since where therefore thus")
 _BY = {"divided": "/", "multiplied": "*"}
-_DETERMINERS = {"the", "his", "her", "their", "its", "those", "these", "all", "my", "your", "that"}
+_DETERMINERS = words_of("the his her their its those these all my your that")
 
 
 class Item(msgspec.Struct, frozen=True):

@@ -1,13 +1,13 @@
 """Grade: one response held against gold, read twice.
 
-    grade("15% of 240 is 36.", "stop", question)
-        -> Grade(answer="36", status="last_number", correct=True, status_strict="no_answer", correct_strict=False)
+grade("15% of 240 is 36.", "stop", question)
+    -> Grade(answer="36", status="last_number", correct=True, status_strict="no_answer", correct_strict=False)
 """
 
 import msgspec
 
 from cotdistill.answer import MARKERS, Answer, find_answer, read_answer, same_answer
-from cotdistill.kinds import kind_of
+from cotdistill.kinds import KINDS, kind_of
 from cotdistill.quantity import Quantity
 from cotdistill.question import Question
 
@@ -41,9 +41,10 @@ def grade(response: str, finish: str | None, question: Question, *, markers: tup
 
 def gold_of(question: Question) -> tuple[Answer | None, str]:
     """The gold as an answer, None if nobody knows it, and the kind to read answers as."""
+    kind = question.kind if question.kind in KINDS else None  # an unknown one is reported by judge_gold
     if question.gold is None:
-        return None, question.kind or ("choice" if question.choices else "auto")
-    kind = question.kind or kind_of(question.gold, question.choices)
+        return None, kind or ("choice" if question.choices else "auto")
+    kind = kind or kind_of(question.gold, question.choices)
     return read_answer(question.gold, kind, question.choices), kind
 
 
@@ -64,5 +65,3 @@ def _mark(answer: Answer, gold: Answer | None) -> tuple[str, bool | None]:
     if percent_unclear(answer, gold):
         return "ambiguous", False
     return status, same_answer(answer, gold)
-
-

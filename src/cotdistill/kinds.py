@@ -10,7 +10,7 @@ frozenset where order does not count) or a normalised string. Nothing is evaluat
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -31,11 +31,15 @@ _CODE = re.compile(r"__\w|\blambda\b|\w\(\s?['\"]|\w\(\)|\(\)\.|\b(?:open|exec|e
 _OPTION_PREFIX = re.compile(r"\(?[A-Za-z][).:]\s+")
 
 
-@lru_cache(maxsize=4096)
-def kind_of(gold: str, choices: tuple[str, ...] | None = None) -> str:
+def kind_of(gold: str, choices: Sequence[str] | None = None) -> str:
     """The kind of answer that ``gold`` is, from its form; "choice" wherever there are choices."""
-    text = plain(gold[: MAX_LIST + 1]).strip()
-    if choices or re.fullmatch(r"\(?[A-J][).]?|\([A-J]\)\s.*|[A-J]\)\s.*", text):
+    return "choice" if choices else _kind(gold[: MAX_LIST + 1])
+
+
+@lru_cache(maxsize=4096)
+def _kind(gold: str) -> str:
+    text = plain(gold).strip()
+    if re.fullmatch(r"\(?[A-J][).]?|\([A-J]\)\s.*|[A-J]\)\s.*", text):
         return "choice"
     if re.fullmatch(r"(yes|no|true|false)(?:[.!]?|[,.]\s.*)", text, re.IGNORECASE):
         return "boolean"
@@ -66,7 +70,7 @@ def _separated(text: str) -> bool:
     return len(parts) > 1 and all(_LEADS_WITH_NUMBER.match(part) for part in parts)
 
 
-def read(text: str, kind: str, choices: tuple[str, ...] | None = None) -> "Reading":
+def read(text: str, kind: str, choices: Sequence[str] | None = None) -> "Reading":
     """What ``text``, an answer on its own, says when it is taken for an answer of ``kind``."""
     if kind not in KINDS:
         raise ValueError(f"unknown answer kind {kind!r}; known are {', '.join(KINDS)}")
@@ -121,7 +125,8 @@ def _read_boolean(text: str) -> "Reading":
 _LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:](?=\s|$)|$)")
 LETTERS = re.compile(r"[(\[]([A-Za-z])[)\]]|(?<![\w'’])([A-Z])\)|"
                      r"(?<![\w'’])(?:option|choice|answer|letter) ([A-Za-z])(?![\w'])|"
-                     r"(?<![\w'’.])([B-HJ-Z])(?![\w'’]|\.\w)", re.IGNORECASE)  # fmt: skip
+                     r"(?<![\w'’.])([B-HJ-Z]|A(?=\s?(?:,|/|or\s|and\s)\s?\(?[B-Z](?!\w)))(?![\w'’]|\.\w)",
+                     re.IGNORECASE)  # fmt: skip
 
 
 def letters_in(text: str, count: int) -> list[tuple[str, int, int]]:
@@ -136,7 +141,7 @@ def letters_in(text: str, count: int) -> list[tuple[str, int, int]]:
     return found
 
 
-def _read_choice(text: str, choices: tuple[str, ...] | None) -> "Reading":
+def _read_choice(text: str, choices: Sequence[str] | None) -> "Reading":
     text = re.sub(r"^(?:option|choice|answer|letter)\s", "", text.strip(" *_`\"'<>"), flags=re.IGNORECASE)
     count = min(len(choices), 26) if choices else 10
     same = {chr(65 + i) for i, option in enumerate((choices or ())[:26]) if _same_option(text, option)}
@@ -164,7 +169,7 @@ def _same_option(text: str, option: str) -> bool:
     return a is not None and b is not None and same_value(a, b)
 
 
-def _options_inside(text: str, choices: tuple[str, ...]) -> set[str]:
+def _options_inside(text: str, choices: Sequence[str]) -> set[str]:
     padded = f" {normal_text(text)} "
     wanted = {chr(65 + i): normal_text(_OPTION_PREFIX.sub("", c, count=1)) for i, c in enumerate(choices[:26])}
     inside = {letter: option for letter, option in wanted.items() if option and f" {option} " in padded}

@@ -6,6 +6,7 @@ Named for what it took: the last number, choice, yes or no, date, time or list, 
 """
 
 import re
+from collections.abc import Sequence
 
 from cotdistill import kinds
 from cotdistill.kinds import MAX_ANSWER
@@ -13,7 +14,7 @@ from cotdistill.moment import dates_in, times_in
 from cotdistill.quantity import NUMBER, quantity_at
 
 
-def last_answer(text: str, kind: str, choices: tuple[str, ...] | None) -> tuple[str, str]:
+def last_answer(text: str, kind: str, choices: Sequence[str] | None) -> tuple[str, str]:
     """The last thing in plain text that could be an answer of ``kind``, and the name of that reading."""
     if kind == "number":
         return _last_number(text), "last_number"
@@ -27,7 +28,7 @@ def last_answer(text: str, kind: str, choices: tuple[str, ...] | None) -> tuple[
         return (text[moments[-1][1] : moments[-1][2]] if moments else ""), f"last_{kind}"
     if kind == "list":
         brackets = re.findall(r"[\[{][^\[\]{}]{1,2000}[\]}]", text)
-        return (brackets[-1] if brackets else _last_line(text)), "last_list"
+        return (brackets[-1] if brackets else _last_line(text).rpartition(": ")[2]), "last_list"
     for spans, source in ((kinds.quoted_in(text), "quoted"), (kinds.bold_in(text), "bold")):
         if spans:
             return spans[-1], source

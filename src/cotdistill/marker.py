@@ -29,7 +29,6 @@ MAX_TRIED = 50  # markers looked at, from the last
 _SOFT = frozenset(m for m in MARKERS if m not in ("Final Answer:", "\\boxed{}"))
 
 
-
 def spoken(text: str, stops: tuple[str, ...] = STOPS) -> tuple[str, tuple[str, ...]]:
     """``text`` without thinking and without a run-on, and the flags that say so."""
     if "</think>" in text:
@@ -45,8 +44,8 @@ def _pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
     soft = [_spelling(m) for m in markers if m in _SOFT and not m.startswith("#")]
     hard = [_spelling(m) for m in markers if m not in _SOFT and not m.startswith("\\boxed")]
     hashes = [re.escape(m) + "(?!#)" for m in markers if m in _SOFT and m.startswith("#")]
-    groups = [f"(?P<{name}>{'|'.join(forms)})" for name, forms in
-              (("hard", hard), ("soft", soft), ("hash", [rf"(?<![^\s])(?:{h})" for h in hashes])) if forms]  # fmt: skip
+    named = {"hard": hard, "soft": soft, "hash": [rf"(?<!\S)(?:{h})" for h in hashes]}
+    groups = [f"(?P<{name}>{'|'.join(forms)})" for name, forms in named.items() if forms]
     return re.compile("|".join(groups) or r"(?!)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -78,7 +77,7 @@ def _first_line(text: str, markers: tuple[str, ...]) -> int:
 _SENTENCE_END = re.compile(r"(?<=[^\s.])\.\s+(?=[A-Z])")
 _HEADING = re.compile(r"\s?[0-9]{1,3}[.):]\s|\s?(?:step|part)\s", re.IGNORECASE)
 _BOX_OR_BRACE = re.compile(r"\\boxed\s?\{|\\[{}]|[{}]")
-_ONLY_MARKUP = re.compile(r"[\s*_`$\\\[\]()#>~-]*")
+_ONLY_MARKUP = re.compile(r"(?:[\s*_`$()#>~-]|\\[\[\]()])*")
 
 
 def marked_in(text: str, markers: tuple[str, ...]) -> "Iterator[tuple[str, bool]]":
@@ -91,7 +90,7 @@ def marked_in(text: str, markers: tuple[str, ...]) -> "Iterator[tuple[str, bool]
     if "\\boxed{}" in markers and "\\boxed" in text:
         spans = sorted(spans + [(*box, "box") for box in _boxes(text)])
     for start, end, until, what in spans[: -MAX_TRIED - 1 : -1]:
-        marked = _clean(text[end:until]) if what == "box" else _behind(text, end, until)
+        marked = cleaned(text[end:until]) if what == "box" else _behind(text, end, until)
         if not marked or (what != "box" and _UNCLOSED_BOX.search(marked)) or marked[:4].lower() == "not ":
             continue
         if what == "hash" and _HEADING.match(marked):
@@ -110,14 +109,15 @@ def _behind(text: str, position: int, until: int) -> str:
         end = text.find("\n", position, until)
         line = text[position : min(end if end >= 0 else until, position + MAX_MARKED + 1)]
         if not _ONLY_MARKUP.fullmatch(line[:200]) or len(line) > 200:
-            return _clean(line)
+            return cleaned(line)
         if end < 0:
             return ""
         position = end + 1
     return ""
 
 
-def _clean(line: str) -> str:
+def cleaned(line: str) -> str:
+    """A line without the emphasis, backticks or angle brackets around it."""
     line = line.strip().lstrip(":").strip()
     if line.startswith("**") and line.count("**") == 2:
         line = line.replace("**", "")

@@ -113,7 +113,8 @@ class Run:
         if any(question.gold is None for question in held_out):
             raise DataError("every held-out question needs an answer: without gold there is no accuracy")
         # A task's numbers are what it asks about; in a user's file the same numbers mean nothing.
-        made = [*(held_out if wanted.held_out.tasks else []), *(unseen if wanted.unseen and wanted.unseen.tasks else [])]
+        parts = ((wanted.held_out, held_out), (wanted.unseen, unseen))
+        made = [question for source, part in parts if source and source.tasks for question in part]
         refuse_overlap(sets.train, [*held_out, *unseen])
         proof = msgspec.to_builtins(prove_disjoint(sets.train, made)) if made and wanted.train.tasks else {}
         for part, file in files.items():

@@ -18,7 +18,7 @@ _OTHER = {"×": "*", "✕": "*", "✖": "*", "⋅": "*", "·": "*", "∙": "*", 
           "‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "º": "°"}  # fmt: skip
 _LOOKALIKES = str.maketrans({**_DASHES, **_HIDDEN, **_SUPERSCRIPTS, **_VULGAR, **_OTHER})
 # Spaces that typographers put between groups of three digits, and the Swiss apostrophe.
-_GROUP_GAP = re.compile(r"(?<=[0-9])[\u00a0\u202f\u2009'’](?=[0-9]{3}(?![0-9]))")
+_GROUP_GAP = re.compile(r"(?<=[0-9])[\u00a0\u202f\u2009'’](?=[0-9]{3}(?:[^0-9]|$))")
 _FOREIGN_DIGIT = re.compile(r"[^\x00-\x7f]")
 
 _FRACTION = re.compile(r"(?P<mixed>(?<=[0-9])\s?)?\\[dtc]?frac\s?"
@@ -46,6 +46,8 @@ def plain(text: str) -> str:
         text = _GROUP_GAP.sub("", text).translate(_LOOKALIKES)
         text = unicodedata.normalize("NFKC", text)
         text = _FOREIGN_DIGIT.sub(lambda m: str(unicodedata.decimal(m[0], m[0])), text)
+    elif "'" in text:
+        text = _GROUP_GAP.sub("", text)
     if "\\" in text or "{," in text:
         text = _without_latex(text)
     return _MATH.sub(r"\1", text) if text.count("$") > 1 else text
@@ -53,17 +55,17 @@ def plain(text: str) -> str:
 
 def _without_latex(text: str) -> str:
     text = text.replace("\\$", "＄")  # an escaped dollar is money, a bare one opens a formula
-    if "frac" in text:
-        text = _FRACTION.sub(_write_fraction, text)
     for _ in range(2):  # \boxed{\text{...}}
         text = _WRAPPED.sub(r" \1 ", text)
+    if "frac" in text:
+        text = _FRACTION.sub(_write_fraction, text)
     for pattern, replacement in _COMMANDS:
         text = pattern.sub(replacement, text)
     return _MATH.sub(r"\1", _GROUP.sub(r"^(\1)", text)).replace("＄", "$")
 
 
 def _write_fraction(match: re.Match[str]) -> str:
-    top, bottom = [group for group in match.groups()[1:] if group is not None]
+    top, bottom = [group.strip() for group in match.groups()[1:] if group is not None]
     if top.isdecimal() and bottom.isdecimal():
         return f"{'' if match['mixed'] is None else ' '}{top}/{bottom}"
     return f"({top})/({bottom})"

@@ -16,6 +16,7 @@ import msgspec
 
 from cotdistill.answer import Answer, find_answer, same_answer
 from cotdistill.grade import gold_of, percent_unclear
+from cotdistill.kinds import KINDS
 from cotdistill.marker import MARKERS, STOPS
 from cotdistill.question import Question
 from cotdistill.steps import check_steps
@@ -125,6 +126,8 @@ def taught_text(trace: Trace, verdict: Verdict) -> str:
 
 def judge_gold(question: Question) -> str | None:
     """Why no answer could ever match this question's gold, None if one can (or there is no gold)."""
+    if question.kind not in (None, *KINDS):
+        return f"unknown answer kind {question.kind!r}; known are {', '.join(KINDS)}"
     gold, kind = gold_of(question)
     if gold is None:
         return None

@@ -106,9 +106,11 @@ class LlamaCppEngine:
         """Compute what all prompts begin with in slot 0 and copy its state to the others. Only saves time:
         where it fails, every slot computes the prefix for itself."""
         messages = [*_plain(prefix), {"role": "user", "content": "."}]
-        self._server.handle_chat_completions({"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0})
+        body = {"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0}
+        self._server.handle_chat_completions(body)
         headers = {"Authorization": f"Bearer {self._key}"}
-        with httpx.Client(base_url=self._server.listening_address, headers=headers, timeout=60, trust_env=False) as http:
+        address = self._server.listening_address
+        with httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as http:
             try:
                 for slot in range(self._slots):
                     action = "restore" if slot else "save"

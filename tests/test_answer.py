@@ -1,0 +1,287 @@
+"""Finding an answer in a text and comparing it: what the corpus and the property tests promise."""
+
+import asyncio
+import builtins
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotdistill.answer import find_answer, gold_part, kind_of, read_answer, same_answer
+from cotdistill.grade import grade
+from cotdistill.kinds import KINDS, normal_text
+from cotdistill.plain import plain
+from cotdistill.quantity import Quantity, read_number
+from cotdistill.question import Question
+from cotdistill.units import unit_after, units_clash
+from cotdistill.verdict import judge_gold
+
+ROWS = [json.loads(line) for line in (Path(__file__).parent / "data/answers.jsonl").read_text("utf-8").splitlines()]
+
+
+def question(row: dict) -> Question:
+    choices = tuple(row["choices"]) if "choices" in row else None
+    return Question("q", "?", row["gold"], row.get("kind"), None, choices)
+
+
+def outcome(row: dict) -> str:
+    marks = grade(row["text"], "stop", question(row))
+    if marks.correct_strict:
+        return "correct"
+    return "wrong" if marks.status_strict == "marker" else marks.status_strict
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["why"])
+def test_the_corpus_reads_as_its_authors_say(row):
+    assert outcome(row) == row["expect"]
+
+
+def test_every_gold_of_the_corpus_can_be_found_again():
+    assert [reason for row in ROWS if (reason := judge_gold(question(row)))] == []
+
+
+def test_the_corpus_covers_every_kind_and_every_outcome():
+    assert {kind_of(row["gold"]) for row in ROWS} == set(KINDS)
+    assert {row["expect"] for row in ROWS} == {"correct", "wrong", "no_answer", "ambiguous", "too_complex"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "answer", "source"),
+    [
+        ("She has 12 + 3 = 15 apples left.", "number", "15 apples", "last_number"),
+        ("So the temperature is -3", "number", "-3", "last_number"),
+        ("That leaves 5-3", "number", "3", "last_number"),
+        ("It must be (C), not more.", "choice", "C", "last_choice"),
+        ("The coin was not flipped, so yes it is", "boolean", "yes", "last_yes_no"),
+        ('The letters give "yajo", that is all.', "text", "yajo", "quoted"),
+        ("The letters give **yajo** in the end.", "text", "yajo", "bold"),
+        ("Put together they give yajo.", "text", "yajo", "last_word"),
+        ("He was born on March 5, 2024, they say.", "date", "March 5, 2024", "last_date"),
+        ("The train leaves at 3:05 PM every day of the week.", "time", "3:05 PM", "last_time"),
+        ("So we keep ['89.573', '30'] in the list.", "list", "['89.573', '30']", "last_list"),
+        ("36", "number", "36", "bare"),
+        ("I do not know.", "number", "", ""),
+    ],
+)
+def test_the_lenient_reading_says_what_it_took(text, kind, answer, source):
+    found = find_answer(text, kind, fallback=True)
+    assert (found.text, found.source) == (answer, source)
+    assert source == "bare" or find_answer(text, kind).status == "no_answer"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Final Answer: 36 apples.", "number"),
+        ("Final Answer: The total is 15 dollars", "number"),
+        ("Final Answer: Yes, it is.", "boolean"),
+        ("Final Answer: (B) 40 km", "choice"),
+        ("Final Answer: March 5, 2024", "date"),
+        ("Final Answer: 3:05 PM", "time"),
+        ("Final Answer: [1, 2]", "list"),
+        ("Final Answer: x = 1, y = 2", "list"),
+        ("Final Answer: Paris, France", "text"),
+    ],
+)
+def test_the_kind_is_inferred_from_marked_text_without_a_gold(text, kind):
+    found = find_answer(text)
+    assert (found.kind, found.status) == (kind, "found")
+
+
+def test_an_answer_carries_its_text_and_its_meaning():
+    found = find_answer("so 36.\nFinal Answer: 36 apples.")
+    assert found.text == "36 apples."
+    assert found.value == Quantity(Fraction(36), "apple")
+    assert (found.source, found.flags) == ("marker", ())
+    assert find_answer("#### 42\nQuestion: next\n#### 7").flags == ("run_on",)
+
+
+def test_users_may_name_their_own_marker_and_stop():
+    text = "Ergebnis: 36\n---\nErgebnis: 7"
+    assert find_answer(text, markers=("Ergebnis:",), stops=("\n---",)).text == "36"
+    assert find_answer(text).status == "no_answer"
+
+
+def test_an_unknown_kind_is_an_error_that_names_the_known_ones():
+    with pytest.raises(ValueError, match="number, choice"):
+        find_answer("Final Answer: 3", "integer")
+
+
+def test_gold_is_what_follows_the_hashes():
+    assert gold_part("48/2 = 24\n#### 72") == "72"
+    assert gold_part(" 60 km/h ") == "60 km/h"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("60 km/h", "60", True), ("60 km/h", "60 mph", False), ("50%", "50", False), ("50%", "50 percent", True),
+        ("$9.50", "9.5", True), ("1/3", "0.333", False), ("{1, 2}", "{2, 1}", True), ("[1, 2]", "[2, 1]", False),
+        ("Yes", "yes.", True), ("3:05 PM", "15:05", True), ("5 March 2024", "2024-03-05", True), ("(B)", "B", True),
+        ("the Yajo!", "yajo", True), ("2x + 3", "2x + 3", False), ("", "", False),
+    ],
+)  # fmt: skip
+def test_strings_compare_by_meaning_in_both_directions(a, b, same):
+    assert same_answer(a, b) is same
+    assert same_answer(b, a) is same
+
+
+def test_choices_may_be_any_sequence_and_decide_the_kind():
+    assert find_answer("Final Answer: 40 km/h", choices=["20 km/h", "40 km/h"]).value == "B"
+    assert read_answer("20 km/h", choices=["20 km/h", "40 km/h"]).value == "A"
+    assert kind_of("20 km/h", ["20 km/h", "40 km/h"]) == "choice"
+
+
+def test_tolerance_is_only_used_when_given():
+    assert same_answer("1/3", "0.333", tolerance=0.001)
+    assert not same_answer("1/3", "0.333", tolerance=0.0001)
+
+
+# --- properties
+
+NUMBERS = st.integers(-(10**12), 10**12)
+FORMS = st.sampled_from(
+    ["{}", "{:,}", "{}.0", "{}.", "${}", "{} apples", "{} km/h", "x = {}", "\\boxed{{{}}}", "{}%", "**{}**"]
+)
+STRINGS = st.one_of(
+    st.text(max_size=40), st.sampled_from([row["gold"] for row in ROWS]), st.builds(str.format, FORMS, NUMBERS)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STRINGS)
+def test_same_answer_is_reflexive_wherever_there_is_a_value(text):
+    answer = read_answer(text)
+    assert same_answer(text, text) == (answer.value is not None)
+    assert same_answer(answer, answer) == (answer.value is not None)
+
+
+@settings(max_examples=500, deadline=None)
+@given(STRINGS, STRINGS)
+def test_same_answer_is_symmetric(a, b):
+    assert same_answer(a, b) == same_answer(b, a)
+    assert same_answer(read_answer(a), b) == same_answer(b, read_answer(a))
+
+
+@settings(max_examples=300, deadline=None)
+@given(NUMBERS, FORMS, FORMS, st.sampled_from([-1, 1, 10, -100]))
+def test_a_number_that_is_off_is_never_equal_in_any_form(number, form, other, off):
+    if abs(number) >= 1000 or "," not in form + other:
+        assert not same_answer(form.format(number), other.format(number + off))
+    assert same_answer(form.format(number), form.format(number))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60))
+def test_text_normalisation_is_idempotent(text):
+    assert normal_text(normal_text(text)) == normal_text(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=200), st.sampled_from(["auto", *KINDS]), st.booleans())
+def test_no_text_raises(text, kind, fallback):
+    find_answer(text, kind, fallback=fallback)
+    find_answer(f"Final Answer: {text}", kind, fallback=fallback)
+
+
+# --- hostile text
+
+BOMBS = {
+    "power tower": "Final Answer: 9**9**9", "power in a box": "\\boxed{10^{10^9}}", "factorial": "#### 100000!",
+    "5,000 digits": "Final Answer: " + "9" * 5000, "100,000 digits": "Final Answer: " + "9" * 100_000,
+    "digits and commas": "Final Answer: 1" + ",234" * 40_000, "3,000 brackets": "Final Answer: " + "(" * 3000,
+    "10k dollars": "Final Answer: " + "$" * 10_000, "regex bait": "Final Answer: " + "a" * 30_000 + "!",
+    "open boxes": "\\boxed{" * 50_000, "empty boxes": "\\boxed{}" * 50_000, "markers": "The answer is " * 20_000,
+    "empty markers": "Final Answer:\n" * 20_000, "hashes": "#### " * 20_000, "spaces": " " * 1_000_000,
+    "a megabyte": "word " * 200_000, "NUL": "\0" * 1_000_000, "thinking": "<think>" * 100_000,
+    "fractions": "Final Answer: " + "\\frac{" * 5000, "list": "Final Answer: " + "1," * 50_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
+def test_a_bomb_is_decided_in_50_milliseconds(text):
+    def once(fallback: bool) -> float:
+        start = time.thread_time()
+        find_answer(text, "number", fallback=fallback)
+        return time.thread_time() - start
+
+    assert find_answer(text, "number").status in ("no_answer", "too_complex")
+    assert min(once(False) for _ in range(3)) < 0.05
+    assert min(once(True) for _ in range(3)) < 0.05
+
+
+def test_code_in_an_answer_is_never_run(monkeypatch, tmp_path):
+    marker = tmp_path / "marker"
+    payloads = [
+        f"__import__('os').system('touch {marker}')",
+        "().__class__.__base__.__subclasses__()",
+        f"(lambda: open('{marker}', 'w'))()",
+        f"[open(p, 'w') for p in ['{marker}']]",
+    ]
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("model text was evaluated")
+
+    texts = [form.format(p) for p in payloads for form in ("{}", "Final Answer: {}", "#### {}", "\\boxed{{{}}}")]
+    with monkeypatch.context() as patched:
+        for name in ("eval", "exec", "compile"):
+            patched.setattr(builtins, name, refuse)
+        statuses = {find_answer(text, kind).status for text in texts for kind in ("auto", "number", "text")}
+    assert statuses == {"no_answer"}
+    assert not marker.exists()
+
+
+def outcomes() -> list[str]:
+    return [outcome(row) for row in ROWS]
+
+
+def test_every_thread_process_and_event_loop_reads_alike():
+    here = outcomes()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(outcome, ROWS)) == here
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(outcomes).result() == here
+
+    async def inside() -> list[str]:
+        return outcomes()
+
+    assert asyncio.run(inside()) == here
+
+
+# --- the parts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("−$9{,}500", "-$9,500"), ("1\\frac{1}{2} cups", "1 1/2 cups"), ("５０\\%", "50%"), ("12 × 4 ÷ 3", "12 * 4 / 3"),
+        ("5²", "5^2"), ("2½", "2 1/2"), ("$36$", "36"), ("$5 and $6", "$5 and $6"), ("\\$5", "$5"),
+    ],
+)  # fmt: skip
+def test_lookalikes_get_one_spelling(text, expected):
+    assert plain(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "unit"),
+    [
+        ("$5 per hour", 5, "dollar/hour"), ("3 1/2 cups", Fraction(7, 2), "cup"), ("2 hours 30 min", Fraction(5, 2), "hour"),
+        ("6 feet 2 inches", Fraction(37, 6), "foot"), ("1.5 x 10^3 kg", 1500, "kg"), ("80k", 80_000, ""),
+    ],
+)  # fmt: skip
+def test_quantities_keep_number_and_unit_apart(text, number, unit):
+    assert read_number(text) == ("found", Quantity(Fraction(number), unit))
+
+
+def test_units_have_one_spelling_and_clash_only_when_both_are_stated():
+    assert unit_after("60 kilometres per hour", 2)[0] == unit_after("60 km/h", 2)[0] == "km/hour"
+    assert unit_after("36 red apples left", 2)[0] == "red apple"
+    assert units_clash("km/hour", "mile/hour")
+    assert not units_clash("km/hour", "")
+    assert not units_clash("red apple", "apple")

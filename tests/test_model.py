@@ -1,0 +1,180 @@
+"""Loading a model: what is not a whole Hugging Face directory is refused in one sentence."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import CHATML, make_model, on_cpu
+from cotdistill.errors import SetupError
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    """A copy of the tiny model to damage."""
+    shutil.copytree(tiny, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refused(directory, match):
+    with pytest.raises(SetupError, match=match) as caught:
+        on_cpu(directory)
+    assert "\n" not in str(caught.value)
+    assert str(directory) in str(caught.value)
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_whole_directory_loads_in_eval_mode_with_its_context(tmp_path):
+    model = on_cpu(make_model(tmp_path / "model", context=128))
+    assert not model.module.training
+    assert model.module.dtype == torch.float32
+    assert model.context_length == 128
+
+
+def test_a_missing_pad_token_becomes_the_end_of_turn(tiny):
+    model = on_cpu(tiny)
+    assert model.tokenizer.pad_token == "<|im_end|>"
+    assert model.module.config.pad_token_id == model.template.end_of_turn
+
+
+def test_a_pytorch_model_bin_loads_the_same_weights(tiny, copy):
+    (copy / "model.safetensors").unlink()
+    torch.save(load_file(tiny / "model.safetensors"), copy / "pytorch_model.bin")
+    loaded, expected = on_cpu(copy).module.state_dict(), on_cpu(tiny).module.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def test_code_in_a_pytorch_model_bin_does_not_run(copy, tmp_path):
+    (copy / "model.safetensors").unlink()
+    torch.save({"weight": Bomb(tmp_path / "ran")}, copy / "pytorch_model.bin")
+    refused(copy, "damaged or holds more than weights")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    refused(tmp_path / "nothing", "no model directory at")
+
+
+def test_a_gguf_file_is_refused_with_the_command_that_converts_it(tmp_path):
+    file = tmp_path / "teacher.gguf"
+    file.write_bytes(b"GGUF")
+    refused(file, r"is a GGUF file; .*cotdistill models convert")
+    refused(tmp_path, r"holds a GGUF file; .*cotdistill models convert")
+
+
+def test_a_directory_without_config_is_refused(copy):
+    (copy / "config.json").unlink()
+    refused(copy, r"has no config\.json")
+
+
+def test_a_directory_without_weights_is_refused(copy):
+    (copy / "model.safetensors").unlink()
+    refused(copy, r"no weights \(\*\.safetensors or pytorch_model\.bin\)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "",
+        "[]",
+        "null",
+        '"llama"',
+        "{}",
+        '{"model_type": "no-such"}',
+        '{"model_type": ["llama"]}',
+        "\udc80",
+    ],
+)
+def test_a_broken_config_is_refused(copy, text):
+    (copy / "config.json").write_text(text, errors="surrogateescape")
+    refused(copy, r"config\.json|cannot load the model")
+
+
+def test_a_directory_without_tokenizer_is_refused(copy):
+    (copy / "tokenizer.json").unlink()
+    refused(copy, "cannot load the model")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_damaged_weights_are_refused(copy, content):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000] if content is None else content)
+    refused(copy, "cannot load the model")
+
+
+def test_a_missing_shard_is_refused(copy):
+    (copy / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(copy, "model-00001-of-00002")
+
+
+@pytest.mark.parametrize("change", ["missing", "misshapen"])
+def test_weights_that_do_not_fit_the_config_are_never_filled_with_random_numbers(copy, change):
+    tensors = load_file(copy / "model.safetensors")
+    name = "model.layers.0.mlp.gate_proj.weight"
+    if change == "missing":
+        del tensors[name]
+    else:
+        tensors[name] = tensors[name][:3].clone()
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    refused(copy, rf"1 missing or misshapen, first {name}")
+
+
+def test_a_tokenizer_of_another_model_is_refused(copy):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(copy)
+    config.vocab_size = 200
+    LlamaForCausalLM(config).save_pretrained(copy)
+    refused(copy, "263 tokens, the model 200 rows")
+
+
+def test_a_broken_chat_template_is_refused(copy):
+    (copy / "chat_template.jinja").write_text(CHATML.replace("{% endfor %}", ""))
+    with pytest.raises(SetupError, match="the chat template cannot be used"):
+        on_cpu(copy)
+
+
+# Code in the directory
+
+AUTO_MAP = {"AutoConfig": "configuration_odd.OddConfig", "AutoModelForCausalLM": "modeling_odd.OddModel"}
+
+
+def test_a_model_that_ships_its_own_code_is_refused_without_trust_and_its_code_does_not_run(copy, tmp_path):
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    (copy / "configuration_odd.py").write_text(code)
+    (copy / "modeling_odd.py").write_text(code)
+    edit(copy / "config.json", model_type="odd", auto_map=AUTO_MAP)
+    refused(copy, "ships its own code .*--trust_remote_code")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tokenizer_that_ships_its_own_code_is_refused_without_trust(copy, tmp_path):
+    (copy / "tokenization_odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    auto_map = {"AutoTokenizer": ["tokenization_odd.OddTokenizer", None]}
+    edit(copy / "tokenizer_config.json", tokenizer_class="OddTokenizer", auto_map=auto_map)
+    refused(copy, "cannot load the model")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_known_model_type_with_an_auto_map_loads_the_librarys_own_code(copy, tmp_path):
+    (copy / "modeling_odd.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    edit(copy / "config.json", auto_map=AUTO_MAP)
+    assert type(on_cpu(copy).module).__module__.startswith("transformers.")
+    assert not (tmp_path / "ran").exists()
