@@ -119,6 +119,12 @@ def test_a_template_may_put_the_system_prompt_into_the_last_user_turn():
     assert text == "<|im_start|>1 + 1?<|im_end|>2<|im_end|><|im_start|>Be brief.\nWhat is 2 + 2?<|im_end|>"
 
 
+def test_space_around_a_question_does_not_reach_the_model(style):
+    template = style[0]
+    spaced = tuple(Message(m.role, f"\n {m.content} \n") for m in ASKED)
+    assert template.prompt_ids(spaced) == template.prompt_ids(ASKED)
+
+
 def test_worked_examples_keep_their_reasoning_in_a_template_that_cuts_it():
     tokenizer = STYLES["think"][0]
     shots = (Message("user", "u"), Message("assistant", "<think>because</think>2"), Message("user", "v"))

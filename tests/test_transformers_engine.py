@@ -1,7 +1,9 @@
 """The transformers engine: batching, sampling and the model's own defaults change no greedy answer."""
 
+import gc
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -112,7 +114,7 @@ class Scripted:
         return self.model.module.get_input_embeddings()
 
     def generate(self, input_ids, attention_mask, generation_config):
-        self.asked = (input_ids, attention_mask)
+        self.asked = (input_ids, attention_mask, generation_config)
         return torch.cat([input_ids, torch.tensor(self.rows)], dim=1)
 
 
@@ -127,13 +129,23 @@ def test_finish_says_whether_the_model_ended_its_turn_or_was_cut(tmp_path):
     assert found == [("", "stop", 1), ("a", "stop", 2), ("ab", "stop", 3), ("abc", "length", 3)]
 
 
+def test_generation_stops_at_the_end_of_turn_and_at_the_end_of_text(tmp_path):
+    model = on_cpu(make_model(tmp_path / "model", template=LLAMA, eos="<|endoftext|>"))
+    module = Scripted(model, [model.template.content_ids("a")])
+    answers(TransformersEngine(model, module=module), requests(1), max_new_tokens=1)
+    ends = set(model.tokenizer.convert_tokens_to_ids(["<|eot_id|>", "<|endoftext|>"]))
+    for config in (module.asked[2], model.module.generation_config):
+        assert set(config.eos_token_id) == ends
+        assert not config.do_sample
+
+
 def test_prompts_are_padded_on_the_left_whatever_the_tokenizer_prefers(tiny):
     model = on_cpu(tiny)
     model.tokenizer.padding_side = "right"
     a = model.template.content_ids("a")[0]
     module = Scripted(model, [[a], [a]])
     answers(TransformersEngine(model, module=module), requests(2), max_new_tokens=1)
-    ids, mask = module.asked
+    ids, mask, _ = module.asked
     assert mask[:, -1].tolist() == [1, 1]
     assert mask[0, 0] == 0
     expected = [model.template.prompt_ids(request.messages) for request in requests(2)]
@@ -183,7 +195,12 @@ def test_the_engine_describes_what_ran(tiny):
     }
 
 
-def test_closing_twice_is_safe(tiny):
+def test_a_closed_engine_has_freed_its_model_and_can_still_say_what_ran(tiny):
     engine = TransformersEngine(on_cpu(tiny))
+    described = engine.describe()
+    module = weakref.ref(engine._module)
     engine.close()
     engine.close()
+    gc.collect()
+    assert module() is None
+    assert engine.describe() == described

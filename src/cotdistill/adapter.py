@@ -91,8 +91,8 @@ def save_adapter(adapted: Any, directory: Path, card: AdapterCard) -> None:
 def load_adapter(model: Model, directory: Path) -> Any:
     """Put a saved adapter on its base model; returns peft's model in eval mode.
 
-    Only safetensors are read. Raises ``SetupError`` for another base model, and for missing or unexpected
-    keys, which peft would replace by a random adapter with a warning.
+    Only safetensors are read. Raises ``SetupError`` for another base model or chat template, and for missing or
+    unexpected keys, which peft would replace by a random adapter with a warning.
     """
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors import SafetensorError
@@ -107,6 +107,11 @@ def load_adapter(model: Model, directory: Path) -> Any:
         raise SetupError(
             f"the adapter in {directory} was trained on {card.base_name} ({card.base_hash}), "
             f"not on {model.directory.name} ({found})"
+        )
+    if card and card.template_hash != model.template.hash:
+        raise SetupError(
+            f"the adapter in {directory} was trained with another chat template than {model.directory} has now; "
+            "put back the one it had"
         )
     try:
         config = LoraConfig.from_pretrained(str(directory))

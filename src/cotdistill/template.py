@@ -7,6 +7,7 @@ a template cannot cut reasoning out of an answer, and the prompt a model is aske
 exact prefix of the sequence it was trained on.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +65,11 @@ class ChatTemplate:
     def stop_ids(self) -> list[int]:
         """Ids at which generation ends: the end of turn, and the tokenizer's own end of sequence."""
         return sorted({self.end_of_turn, self.tokenizer.eos_token_id} - {None})
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits: the template an adapter was trained with is the one it must be asked with."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
 
     @property
     def pad_id(self) -> int:

@@ -197,7 +197,7 @@ def train(
     adapted.eval()
     card = AdapterCard(
         system_prompt=system_prompt,
-        template_hash=template_hash(model.template.source),
+        template_hash=model.template.hash,
         base_hash=model_hash(model.directory),
         base_name=model.directory.name,
         trust_remote_code=trust_remote_code,
@@ -222,12 +222,6 @@ def newest_checkpoint(directory: Path) -> str | None:
     """The newest checkpoint that is whole: the Trainer writes ``trainer_state.json`` last."""
     complete = [path for path in directory.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return str(max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if complete else None
-
-
-def template_hash(source: str) -> str:
-    import hashlib
-
-    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def _check_moved(adapted: Any) -> None:

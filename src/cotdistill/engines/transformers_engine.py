@@ -22,6 +22,7 @@ class TransformersEngine:
         self._model = model
         self._module = module if module is not None else model.module
         self._name = name or model.directory.name
+        self._dtype = str(self._module.dtype).removeprefix("torch.")
         self._batch_size = batch_size
 
     def describe(self) -> dict[str, str]:
@@ -29,7 +30,7 @@ class TransformersEngine:
             "engine": f"transformers {version('transformers')}",
             "model": self._name,
             "hash": model_hash(self._model.directory),
-            "dtype": str(self._module.dtype).removeprefix("torch."),
+            "dtype": self._dtype,
         }
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
@@ -42,7 +43,7 @@ class TransformersEngine:
         yield from self._window(encoded, sampling)
 
     def close(self) -> None:
-        self._module = None
+        self._module = self._model.module = None
 
     def _window(self, encoded: list[tuple[Request, list[int]]], sampling: Sampling) -> Iterator[Completion]:
         room = self._model.context_length - sampling.max_new_tokens
