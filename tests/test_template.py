@@ -69,7 +69,7 @@ def test_the_plain_template_reads_as_documented():
     template = ChatTemplate(tokenizer)
     text = tokenizer.decode(template.prompt_ids(ASKED) + template.answer_ids("4"))
     assert template.plain
-    assert text == "Be brief.\n\nQuestion: What is 2 + 2?\nAnswer: 4<|endoftext|>"
+    assert text == "Be brief.\n\nQuestion: What is 2 + 2?\nAnswer:\n4<|endoftext|>"
 
 
 def test_there_is_one_bos_where_the_model_wants_one_and_none_elsewhere(style):

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Any
@@ -64,6 +65,10 @@ def guard(program: Callable[[], object]) -> None:
     quiet = "--quiet" in sys.argv
     logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING, stream=sys.stderr)
     logging.getLogger("cotdistill").setLevel(logging.ERROR if quiet else logging.INFO)
+    # Libraries' remarks on their own future are not for our users; their errors reach us as exceptions.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module="peft")
     signal.signal(signal.SIGTERM, _interrupt)
     code: object = 0
     try:

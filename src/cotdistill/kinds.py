@@ -26,7 +26,7 @@ MAX_ANSWER = 400  # characters; longer texts are not an answer
 MAX_LIST = 4000
 
 # Programs are not answers: they are never run, and their digits are not read either.
-_CODE = re.compile(r"__\w|\blambda\b|\w\(\s?['\"]|\w\(\)|\(\)\.|\b(?:open|exec|eval|compile|system)\(|"
+CODE = re.compile(r"__\w|\blambda\b|\w\(\s?['\"]|\w\(\)|\(\)\.|\b(?:open|exec|eval|compile|system)\(|"
                    r"\bfor \w{1,40} in \w{1,40}\(")  # fmt: skip
 _OPTION_PREFIX = re.compile(r"\(?[A-Za-z][).:]\s+")
 
@@ -78,7 +78,7 @@ def read(text: str, kind: str, choices: Sequence[str] | None = None) -> "Reading
         return "no_answer", None
     if len(text) > (MAX_LIST if kind == "list" else MAX_ANSWER):
         return "too_complex", None
-    if _CODE.search(text):
+    if CODE.search(text):
         return "no_answer", None
     if kind == "number":
         return read_number(text)

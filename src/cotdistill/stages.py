@@ -8,6 +8,7 @@ same settings go on, other settings are refused. A finished stage is not done ag
 
 import hashlib
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -199,6 +200,7 @@ def run_train(
         "placement": placement.sentence(),
     }
     manifest.finish("train", **facts)
+    shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)  # optimizer state, of use to a resume only
     return facts
 
 

@@ -20,11 +20,14 @@ PLAIN = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] }}\n\n"
     "{% elif message['role'] == 'user' %}Question: {{ message['content'] }}\n"
-    "{% else %}Answer: {{ message['content'] }}{{ eos_token }}\n\n{% endif %}"
+    "{% else %}Answer:\n{{ message['content'] }}{{ eos_token }}\n\n{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}Answer: {% endif %}"
+    "{% if add_generation_prompt %}Answer:\n{% endif %}"
 )
 """Used for models that come without a chat template (base models)."""
+
+DATE = "01 Jan 2025"
+"""For templates that write the day into the system turn (Llama 3): prompts must not change overnight."""
 
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 
@@ -83,7 +86,7 @@ class ChatTemplate:
         try:
             text = self.tokenizer.apply_chat_template(
                 slots, chat_template=self.source, add_generation_prompt=generation_prompt, tokenize=False,
-                add_bos=self._add_bos,
+                add_bos=self._add_bos, date_string=DATE,
             )  # fmt: skip
         except Exception as error:  # jinja2's own, and whatever a template raises
             raise SetupError(f"the chat template cannot be used: {error}") from error

@@ -162,7 +162,7 @@ def train(
         num_train_epochs=settings.num_epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler,
-        warmup_steps=min(math.ceil(settings.warmup_ratio * steps), steps - 1),  # warm-up starts at zero
+        warmup_steps=min(int(settings.warmup_ratio * steps), steps - 1),  # the first warm-up step learns nothing
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         seed=settings.seed,
