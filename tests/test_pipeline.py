@@ -8,7 +8,7 @@ import pytest
 
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
-from cotdistill.errors import ResumeError
+from cotdistill.errors import DataError, ResumeError
 from cotdistill.recipe import Recipe, decode_recipe
 
 
@@ -130,3 +130,30 @@ def test_held_out_operands_never_occur_in_training(tiny, tmp_path, teacher):
     proof = report.details["questions"]["disjoint"]
     assert proof["train"] == 6
     assert proof["shared_texts"] == proof["shared_operands"] == 0
+
+
+def test_what_a_recipe_says_of_verifying_decides_which_traces_teach(tiny, tmp_path, teacher):
+    first = recipe(tiny)
+    pipeline.run(first, runs=tmp_path, quiet=True)
+    asked = (tmp_path / "tiny/1_questions.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "test.jsonl").write_bytes(asked[0])
+    strict = recipe(tiny, name="strict", verify={"decontaminate": str(tmp_path / "test.jsonl"), "max_per_question": 1})
+    pipeline.run(strict, runs=tmp_path, quiet=True)
+    verdicts = [msgspec.json.decode(line) for line in (tmp_path / "strict/3_verdicts.jsonl").read_bytes().splitlines()]
+    assert sorted(verdict["status"] for verdict in verdicts) == ["contaminated"] + ["correct"] * 5
+    assert len((tmp_path / "strict/4_examples.jsonl").read_bytes().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"max_per_question": 0}, "max_per_question must be at least 1"),
+        ({"kind": "integer"}, "none of number"),
+        ({"decontaminate_ngram": 8}, "needs decontaminate"),
+        ({"markers": [" "]}, "a marker is empty"),
+        ({"voting": True}, "voting"),
+    ],
+)
+def test_a_verify_section_that_means_nothing_is_refused(tiny, section, said):
+    with pytest.raises(DataError, match=said):
+        recipe(tiny, verify=section)

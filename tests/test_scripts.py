@@ -111,7 +111,7 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(project):
     assert call(project, command.format(tokens=5, more="--overwrite")).returncode == 0
 
 
-GEN = "python scripts/gen_cot.py --teacher_model {model} --input_file {input} --output_file data/bad.jsonl {more}"
+GEN = "python scripts/gen_cot.py --teacher_model {model} --input_file {input} --output_file data/{output}.jsonl {more}"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ GEN = "python scripts/gen_cot.py --teacher_model {model} --input_file {input} --
         ('{"question": "a"}\n{"question": \n', "models/teacher", "", 1, ["bad_input.jsonl:2"]),
         ('{"text": "a"}\n', "models/teacher", "", 1, ["bad_input.jsonl:1", "question"]),
         ('{"id": "1", "question": "a"}\n{"id": "1", "question": "b"}\n', "models/teacher", "", 1, ["1"]),
-        ('{"question": "a", "answer": "  "}\n', "models/teacher", "", 1, ["bad_input.jsonl"]),
+        ('{"id": "q9", "question": "a", "answer": "x^2 + y"}\n', "models/teacher", "", 1, ["q9", "x^2 + y"]),
         ('{"question": "a"}\n', "models/none", "", 1, ["models/none"]),
         ('{"question": "a"}\n', "data", "", 1, ["config.json"]),
         ('{"question": "a"}\n', "models/teacher", "--engine warp", 2, ["warp", "transformers"]),
@@ -130,8 +130,7 @@ GEN = "python scripts/gen_cot.py --teacher_model {model} --input_file {input} --
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_leaves_nothing_behind(project, content, model, more, code, words):
     (project / "data/bad_input.jsonl").write_text(content)
-    (project / "data/bad.jsonl").unlink(missing_ok=True)
-    outcome = call(project, GEN.format(model=model, input="data/bad_input.jsonl", more=more))
+    outcome = call(project, GEN.format(model=model, input="data/bad_input.jsonl", output="bad", more=more))
     assert outcome.returncode == code, outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert outcome.stderr.count("error:") == 1
@@ -143,7 +142,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(project, content, m
 def test_a_question_longer_than_the_context_is_a_counted_row(project):
     long = {"question": "word " * 400}
     (project / "data/long.jsonl").write_text(json.dumps(long) + "\n" + '{"question": "What is 1 + 1?"}\n')
-    outcome = call(project, GEN.format(model="models/teacher", input="data/long.jsonl", more="--max_new_tokens 4"))
+    words = {"model": "models/teacher", "input": "data/long.jsonl", "output": "long_cot", "more": "--max_new_tokens 4"}
+    outcome = call(project, GEN.format(**words))
     assert outcome.returncode == 0, outcome.stderr
     assert "1 error" in outcome.stdout
 

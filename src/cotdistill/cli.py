@@ -17,12 +17,16 @@ import typer
 from cotdistill import __version__
 from cotdistill.commands import evaluate, generate, models, runs, train, verify
 from cotdistill.errors import CotdistillError
+from cotdistill.shown import visible
 
 SETTINGS: dict[str, Any] = {"token_normalize_func": lambda token: token.replace("-", "_")}
 """``--num-epochs`` is ``--num_epochs``."""
 
+# Plain help: the boxed one cuts off the names of long flags on an 80-column terminal.
+PLAIN: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "pretty_exceptions_enable": False}
+
 app = typer.Typer(
-    context_settings=SETTINGS, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    context_settings=SETTINGS, no_args_is_help=True, **PLAIN,
     help="Chain-of-thought distillation: questions and a teacher in, a measurably better student out.",
 )  # fmt: skip
 app.command()(runs.run)
@@ -55,7 +59,7 @@ def main() -> None:
 
 def script(command: Callable[..., None]) -> None:
     """Entry point of a script: the one command, under the script's own name."""
-    single = typer.Typer(context_settings=SETTINGS, add_completion=False, pretty_exceptions_enable=False)
+    single = typer.Typer(context_settings=SETTINGS, **PLAIN)
     single.command()(command)
     guard(single)
 
@@ -76,7 +80,7 @@ def guard(program: Callable[[], object]) -> None:
     except SystemExit as error:
         code = error.code
     except CotdistillError as error:
-        print(f"error: {_visible(str(error))}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -108,11 +112,6 @@ def _out_of_memory() -> str:
         "the device is out of memory; try --batch_size 1 --gradient_accumulation_steps 8, "
         "--gradient_checkpointing, a shorter --max_length or a smaller model"
     )
-
-
-def _visible(text: str) -> str:
-    """Text of a user's file in an error message cannot drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

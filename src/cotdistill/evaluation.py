@@ -16,7 +16,7 @@ from cotdistill.prediction import Prediction
 from cotdistill.prompt import SYSTEM_PROMPT
 from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.recipe import Generate, Models
-from cotdistill.report import Facts, build_report, metrics
+from cotdistill.report import Facts, build_report, metrics, to_json
 from cotdistill.stages import identify, run_evaluate, teacher_engine
 
 log = logging.getLogger(__name__)
@@ -87,11 +87,14 @@ def evaluate_all(
                 quiet=quiet,
             )
         manifest.note(versions=versions())
-    _conclude(questions, answers, contestants)
+    _conclude(questions, answers, contestants, output_file)
 
 
 def _conclude(
-    questions: Sequence[Question], answers: dict[str, list[Prediction]], contestants: Sequence[Contestant]
+    questions: Sequence[Question],
+    answers: dict[str, list[Prediction]],
+    contestants: Sequence[Contestant],
+    output_file: Path,
 ) -> None:
     from rich.console import Console
 
@@ -101,7 +104,9 @@ def _conclude(
     for one in contestants:
         numbers = msgspec.json.format(msgspec.json.encode(metrics(answers[one.name], ids, source=str(one.file))))
         write_atomic(one.file.with_name(f"{one.file.stem}.metrics.json"), numbers + b"\n")
-    print_report(build_report(questions, answers, facts=Facts(versions=versions())), Console())
+    report = build_report(questions, answers, facts=Facts(versions=versions()))
+    write_atomic(output_file.with_name(f"{output_file.stem}.report.json"), to_json(report))
+    print_report(report, Console())
 
 
 def _system_prompt(contestants: Sequence[Contestant]) -> str:

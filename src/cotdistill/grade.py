@@ -2,7 +2,13 @@
 
 grade("15% of 240 is 36.", "stop", question)
     -> Grade(answer="36", status="last_number", correct=True, status_strict="no_answer", correct_strict=False)
+
+Symbolic answers (roots, intervals, algebra) are ``too_complex`` unless the caller brings a comparator, such as
+``symbolic.same_symbolic``: without one, everything here is pure.
 """
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import msgspec
 
@@ -10,6 +16,9 @@ from cotdistill.answer import MARKERS, Answer, find_answer, read_answer, same_an
 from cotdistill.kinds import KINDS, kind_of
 from cotdistill.quantity import Quantity
 from cotdistill.question import Question
+
+Symbolic: TypeAlias = Callable[[str, str], bool | None]
+"""Whether two symbolic answers are the same; None if it cannot say."""
 
 
 class Grade(msgspec.Struct, frozen=True):
@@ -24,7 +33,14 @@ class Grade(msgspec.Struct, frozen=True):
     correct_strict: bool | None
 
 
-def grade(response: str, finish: str | None, question: Question, *, markers: tuple[str, ...] = MARKERS) -> Grade:
+def grade(
+    response: str,
+    finish: str | None,
+    question: Question,
+    *,
+    markers: tuple[str, ...] = MARKERS,
+    symbolic: Symbolic | None = None,
+) -> Grade:
     """Grade a response. One that was cut at the token limit counts only if its marker came before the cut."""
     wrong = None if question.gold is None else False
     if finish == "error":
@@ -36,7 +52,9 @@ def grade(response: str, finish: str | None, question: Question, *, markers: tup
     lenient = strict
     if not strict.source:
         lenient = find_answer(response, kind, markers=markers, choices=question.choices, fallback=True)
-    return Grade(lenient.text, *_mark(lenient, gold), *_mark(strict, gold))
+    if lenient is strict:
+        return Grade(strict.text, *(marks := _mark(strict, gold, symbolic)), *marks)
+    return Grade(lenient.text, *_mark(lenient, gold, symbolic), *_mark(strict, gold, symbolic))
 
 
 def gold_of(question: Question) -> tuple[Answer | None, str]:
@@ -58,10 +76,23 @@ def percent_unclear(a: Answer, b: Answer) -> bool:
     return plain_number.number in (share.number, share.number / 100)
 
 
-def _mark(answer: Answer, gold: Answer | None) -> tuple[str, bool | None]:
+def matches(answer: Answer, gold: Answer, symbolic: Symbolic | None = None) -> bool | None:
+    """Whether an answer is the gold. Where one of the two is too complex to read and the other has text,
+    ``symbolic`` says so; None if nobody can."""
+    if "too_complex" not in (answer.status, gold.status):
+        return same_answer(answer, gold)
+    return symbolic(answer.text, gold.text) if symbolic and answer.source and answer.text and gold.text else None
+
+
+def _mark(answer: Answer, gold: Answer | None, symbolic: Symbolic | None) -> tuple[str, bool | None]:
     status = (answer.source or "no_answer") if answer.status == "found" else answer.status
     if gold is None:
         return status, None
     if percent_unclear(answer, gold):
         return "ambiguous", False
-    return status, same_answer(answer, gold)
+    if "too_complex" not in (answer.status, gold.status):
+        return status, same_answer(answer, gold)
+    same = matches(answer, gold, symbolic)
+    if same is None:
+        return ("too_complex" if answer.status == "found" else status), False
+    return answer.source, same

@@ -1,6 +1,7 @@
 """Hardware: where a model runs and in which number format, decided in one place and said aloud."""
 
 import importlib.util
+import os
 from typing import Any, Literal
 
 import msgspec
@@ -21,13 +22,14 @@ class Placement(msgspec.Struct, frozen=True):
 
     def sentence(self) -> str:
         """What the user is told before the model loads."""
-        return f"{self.device}, {'4-bit NF4, computing in ' if self.four_bit else ''}{self.dtype}"
+        numbers = f"4-bit NF4, computing in {self.dtype}" if self.four_bit else f"{self.dtype}, not 4-bit"
+        return f"{self.device}, {numbers}"
 
     def load_options(self) -> dict[str, Any]:
         """Keyword arguments for ``from_pretrained``."""
         options: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
-        if self.device_map and self.device == "cuda":
-            options["device_map"] = self.device_map
+        if self.device == "cuda":  # without a map, this process's own GPU
+            options["device_map"] = self.device_map or {"": torch.cuda.current_device()}
         if self.four_bit:
             from transformers import BitsAndBytesConfig
 
@@ -53,13 +55,14 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
     if torch.cuda.is_available():
         dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
         four_bit = have_bitsandbytes if load_in_4bit is None else load_in_4bit
-        return Placement("cuda", dtype, four_bit, None if _launched() else device_map)
+        if _launched():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            device_map = None
+        return Placement("cuda", dtype, four_bit, device_map)
     device: Device = "mps" if torch.backends.mps.is_available() else "cpu"
     return Placement(device, "float32", bool(load_in_4bit), device_map)
 
 
 def _launched() -> bool:
     """True under torchrun or accelerate launch with more than one process."""
-    import os
-
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -215,13 +215,17 @@ def _read_text(text: str) -> "Reading":
 
 # --- lists and sets
 
-_BRACKETS = re.compile(r"([\[({])([^\[\](){}]*)[\])}]")
+_BRACKETS = re.compile(r"([\[({])([^\[\](){}]*)([\])}])")
+_SYMBOLIC = re.compile(r"\\(?:sqrt|frac|pi|infty|cup|cap|pm|mp|log|ln|sin|cos|tan|theta|alpha|beta|begin|mathbb)"
+                       r"(?![a-z])|[√π∞]|(?:[\[(]|,\s?)[-+]?(?:inf|infinity|oo)\s?[,)\]]")  # fmt: skip
 _NAMED = re.compile(r"\s*([A-Za-z]\w{0,9})\s?=\s?(.+)", re.DOTALL)
 _LIST_LEAD = re.compile(r"[^,;:\[]{0,120}:\s+|(?:the|my|this|so)\s[^,;]{0,100}?\s(?:is|are)\s", re.IGNORECASE)
 
 
 def _read_list(text: str) -> "Reading":
     brackets = _BRACKETS.search(text)
+    if _SYMBOLIC.search(text) or (brackets and brackets[1] + brackets[3] in ("(]", "[)")):
+        return "too_complex", None  # roots, matrices and half-open intervals are not lists of numbers
     inner = brackets[2] if brackets else _LIST_LEAD.sub("", text, count=1).strip().rstrip(".")
     parts = _split(inner)
     if not parts:

@@ -52,19 +52,20 @@ def overlap(train: Iterable[Question], test: Iterable[Question]) -> Overlap:
     grams: set[int] = set()
     for question in train:
         known.add(bare := words(question))
-        grams.update(map(hash, _runs(bare)))
+        grams.update(map(hash, runs(bare)))
     exact, total, shared = [], 0, 0
     for question in test:
         bare = words(question)
         if bare in known:
             exact.append(question.id)
-        for run in _runs(bare):
+        for run in runs(bare):
             total += 1
             shared += hash(run) in grams
     return Overlap(tuple(exact), shared / total if total else 0.0)
 
 
-def _runs(bare: tuple[str, ...], length: int = 8) -> Iterator[tuple[str, ...]]:
+def runs(bare: tuple[str, ...], length: int = 8) -> Iterator[tuple[str, ...]]:
+    """The runs of ``length`` words, all of a shorter question."""
     for start in range(max(1, len(bare) - length + 1)):
         yield bare[start : start + length]
 

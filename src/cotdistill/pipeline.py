@@ -136,16 +136,17 @@ class Run:
             overwrite=self.overwrite,
             quiet=self.quiet,
         )
-        counts = run_verify(
+        tally = run_verify(
             train, self.directory / "2_traces.jsonl", self.directory / "3_verdicts.jsonl", self.recipe.verify
         )
-        log.info("traces: %s", ", ".join(f"{count} {status}" for status, count in counts.most_common()))
+        log.info("traces: %s", ", ".join(f"{count} {status}" for status, count in tally.counts.most_common()))
 
     def _adapter(self, train: Sequence[Question]) -> None:
         pairs = teaching_pairs(
             train,
             read_rows(self.directory / "2_traces.jsonl", Trace),
             read_rows(self.directory / "3_verdicts.jsonl", Verdict),
+            self.recipe.train.target,
         )
         run_train(
             list(pairs),

@@ -19,7 +19,11 @@ import yaml
 from cotdistill.engines import Sampling
 from cotdistill.errors import DataError, UsageError
 from cotdistill.generated import Task
+from cotdistill.kinds import KINDS
 from cotdistill.prompt import SYSTEM_PROMPT
+
+Target = Literal["reasoning", "answer"]
+"""What a student learns to write: the whole trace, or its final line alone."""
 
 
 class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,10 +68,35 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``steps`` drops traces with false arithmetic; ``repair`` adds a final line to right ones that lack it."""
+    """``steps`` drops traces with false arithmetic; ``repair`` adds a final line to right ones that lack it.
+
+    ``vote``: where there is no gold, traces must agree with the majority of at least three. ``kind`` is that of
+    answers whose question declares none; ``markers`` are read besides the usual ones. Traces of more than
+    ``max_words`` do not teach, and of those left at most ``max_per_question``, the most different ones.
+    ``decontaminate`` names a file of test questions that must not be trained on, and ``decontaminate_ngram`` how
+    many words in a row are too many to share with one.
+    """
 
     steps: bool = True
     repair: bool = True
+    vote: bool = False
+    kind: str | None = None
+    markers: tuple[str, ...] = ()
+    max_words: int | None = None
+    max_per_question: int | None = None
+    decontaminate: str | None = None
+    decontaminate_ngram: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_words", "max_per_question", "decontaminate_ngram"):
+            if (1 if getattr(self, name) is None else getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.kind not in (None, *KINDS):
+            raise ValueError(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
+        if not all(marker.strip() for marker in self.markers):
+            raise ValueError("a marker is empty")
+        if self.decontaminate_ngram and not self.decontaminate:
+            raise ValueError("decontaminate_ngram needs decontaminate, a file of test questions")
 
 
 class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +109,11 @@ class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to train; the defaults are those of the scripts. ``warmup_ratio`` is a share of all steps."""
+    """How to train; the defaults are those of the scripts. ``warmup_ratio`` is a share of all steps.
+
+    ``target`` "answer" trains on the final line alone, without the reasoning: the arm that shows what the
+    reasoning is worth.
+    """
 
     num_epochs: float = 3.0
     batch_size: int = 4
@@ -91,6 +124,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_length: int = 1024
     gradient_checkpointing: bool = False
     seed: int = 42
+    target: Target = "reasoning"
     lora: Lora = Lora()
 
 

@@ -9,6 +9,7 @@ same settings go on, other settings are refused. A finished stage is not done ag
 import hashlib
 import logging
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,22 +19,28 @@ from typing import Any
 import msgspec
 
 from cotdistill.asking import row_id
+from cotdistill.disk import replace
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, Sampling
 from cotdistill.engines.opening import find_gguf, open_engine
 from cotdistill.errors import TrainingError
 from cotdistill.identity import model_hash
-from cotdistill.journal import read_rows, write_rows
+from cotdistill.journal import encode_row, read_rows, write_rows
+from cotdistill.judging import Tally, judge_file, watched
 from cotdistill.manifest import Manifest
 from cotdistill.prediction import Prediction, predict
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
-from cotdistill.recipe import Generate, Models, TrainSettings, Verify
+from cotdistill.recipe import Generate, Models, Target, TrainSettings, Verify
+from cotdistill.shown import one_line
 from cotdistill.trace import Trace, teach
-from cotdistill.verdict import TEACHES, Verdict, judge_all, taught_text
+from cotdistill.trace_file import TraceFile
+from cotdistill.verdict import TEACHES, Verdict, taught_text
 
 log = logging.getLogger(__name__)
+
+MOST_LISTED = 20
 
 OpenEngine = Callable[[], Engine]
 
@@ -116,17 +123,42 @@ def run_generate(
     )
 
 
-def run_verify(questions: Sequence[Question], traces: Path, path: Path, settings: Verify) -> Counter[str]:
-    """Judge the traces of these questions into ``path``; counts by status. Cheap and pure, so always done anew."""
-    known = {question.id: question for question in questions}
-    rows = [trace for trace in read_rows(traces, Trace) if trace.question_id in known]
-    verdicts = list(judge_all(rows, known, steps=settings.steps, repair=settings.repair))
-    write_rows(path, verdicts)
-    return Counter(verdict.status for verdict in verdicts)
+def run_verify(
+    questions: Sequence[Question],
+    traces: Path,
+    path: Path,
+    settings: Verify,
+    *,
+    only_known: bool = True,
+    keep: bool = False,
+    audit: Path | None = None,
+) -> Tally:
+    """Judge the traces of these questions (or, unless ``only_known``, all) into ``path``, in the order of the file;
+    into ``audit`` goes what two methods disagree on. Cheap and pure, so always done anew.
+
+    With ``keep``, raises ``ResumeError`` where an earlier verdict in ``path`` would change or go, and ``path`` stays
+    as it is; without, it says so. Judging a trace anew whose request had failed is no change.
+    """
+    tally = Tally()
+    with TraceFile(traces, questions, only_known=only_known) as file, tempfile.TemporaryFile() as spool:
+        disagreed = (lambda row: spool.write(encode_row(row))) if audit else None
+        verdicts = judge_file(file, settings, tally, audit=disagreed)
+        write_rows(path, watched(path, verdicts, keep=keep))
+        if audit:
+            spool.seek(0)
+            replace(audit, spool)
+    for hit in tally.contaminated[:MOST_LISTED]:
+        log.info("removed: %s", one_line(str(hit)))
+    if (more := len(tally.contaminated) - MOST_LISTED) > 0:
+        log.info("removed: %d more questions; the verdicts say for what", more)
+    if tally.overlapping:
+        first = one_line(str(tally.overlapping[0]))
+        log.info("kept: %d questions that share a run of words with the test set; %s", len(tally.overlapping), first)
+    return tally
 
 
 def teaching_pairs(
-    questions: Iterable[Question], traces: Iterable[Trace], verdicts: Iterable[Verdict]
+    questions: Iterable[Question], traces: Iterable[Trace], verdicts: Iterable[Verdict], target: Target = "reasoning"
 ) -> Iterator[tuple[str, Question, str]]:
     """``(trace id, question, text to learn)`` for every trace that may teach."""
     known = {question.id: question for question in questions}
@@ -135,7 +167,8 @@ def teaching_pairs(
         verdict = judged.get(trace.id)
         if verdict is not None and verdict.status in TEACHES:
             question = known.get(trace.question_id) or Question(trace.question_id, trace.question)
-            yield trace.id, question, taught_text(trace, verdict)
+            answer_only = f"Final Answer: {verdict.answer}"
+            yield trace.id, question, answer_only if target == "answer" else taught_text(trace, verdict)
 
 
 def run_train(
@@ -156,6 +189,7 @@ def run_train(
     """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage."""
     if not pairs:
         raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
+    pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
     claimed = {
         "student": identify(student, gguf=False),
         "system_prompt": system_prompt,

@@ -3,13 +3,11 @@
     {"trace_id": "q1a2#0", "status": "correct", "answer": "36", "flags": []}
 
 The verdict depends on the trace, the gold and nothing else: no other model is asked, and text that talks to
-its judge is only text. ``too_long``, ``disagrees``, ``contaminated`` and ``not_selected`` need more than one
-trace or the student's tokenizer and are set where those are known.
+its judge is only text. ``agrees``, ``disagrees``, ``duplicate``, ``contaminated`` and ``not_selected`` need more
+than one trace and are set where the others are known: ``vote``, ``selection`` and ``contamination``.
 """
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -35,11 +33,16 @@ CONTROL_TOKENS = frozenset({
     "<start_of_turn>", "<end_of_turn>", "<s>", "</s>", "<bos>", "<eos>", "[INST]", "[/INST]", "<<SYS>>",
 })  # fmt: skip
 _LEAKS = re.compile(
-    r"\b(?:answer|solution) key\b|\bthe (?:given|provided|expected|reference|gold) (?:final |correct )?answer\b"
-    r"(?! (?:choice|option)s?)|\banswer (?:is|was) (?:given|provided) (?:as|to (?:me|us))\b"
-    r"|\baccording to the answer\b",
+    r"\b(?:answer|solution) key\b|\bground[- ]truth\b|\baccording to the answer\b"
+    r"|\bthe (?:given|provided|expected|reference|gold|golden|official|target) (?:final |correct )?answer\b"
+    r"(?! (?:choice|option)s?)"
+    r"|\banswer (?:is|was) (?:already )?(?:given|provided) (?:as|to (?:me|us)|in the prompt)\b",
     re.IGNORECASE,
 )
+# Terminal escapes, NUL and the like, and the characters that reorder a line. Marks of direction (U+200E, U+200F)
+# belong to Arabic and Hebrew text and stay.
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
+MAX_CHARACTERS = 200_000  # no student's context holds more, and no judge has to read more
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,14 +64,16 @@ def judge(
     steps: bool = True,
     repair: bool = True,
     markers: tuple[str, ...] = MARKERS,
+    max_words: int | None = None,
     control_tokens: frozenset[str] = CONTROL_TOKENS,
 ) -> Verdict:
     """Judge one trace against its question's gold; without gold, what is complete and sound is ``unchecked``.
 
     ``steps``: a false arithmetic claim makes a trace ``bad_step``. ``repair``: with gold, a trace whose last
     number, choice or word is right and that only lacks the final line is ``correct`` with flag ``repaired``.
+    ``max_words``: longer traces are ``too_long``, like any of more than ``MAX_CHARACTERS``.
     """
-    if unfit := _unfit(trace, control_tokens):
+    if unfit := _unfit(trace, max_words, control_tokens):
         return Verdict(trace.id, unfit[0], trace.final_answer, reason=unfit[1])
     question = question or Question(trace.question_id, trace.question)
     gold, kind = gold_of(question)
@@ -88,33 +93,6 @@ def judge(
     if bad:
         return Verdict(trace.id, "bad_step", answer.text, flags, bad_steps=bad, reason=f"not true: {bad[0]}")
     return Verdict(trace.id, status, answer.text, flags)
-
-
-def judge_all(
-    traces: Iterable[Trace],
-    questions: Mapping[str, Question] | Iterable[Question],
-    *,
-    steps: bool = True,
-    repair: bool = True,
-    markers: tuple[str, ...] = MARKERS,
-    control_tokens: frozenset[str] = CONTROL_TOKENS,
-) -> Iterator[Verdict]:
-    """One verdict a trace, in order. Of the traces of a question that would teach the same text, the first
-    does and the others are ``duplicate``. Keeps 16 bytes a teaching trace in memory."""
-    known = questions if isinstance(questions, Mapping) else {question.id: question for question in questions}
-    taught: set[bytes] = set()
-    for trace in traces:
-        verdict = judge(
-            trace, known.get(trace.question_id), steps=steps, repair=repair, markers=markers,
-            control_tokens=control_tokens,
-        )  # fmt: skip
-        if verdict.status in TEACHES:
-            text = f"{trace.question_id}\0{taught_text(trace, verdict).strip()}"
-            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            if digest in taught:
-                verdict = msgspec.structs.replace(verdict, status="duplicate", reason="same text as an earlier trace")
-            taught.add(digest)
-        yield verdict
 
 
 def taught_text(trace: Trace, verdict: Verdict) -> str:
@@ -138,7 +116,7 @@ def judge_gold(question: Question) -> str | None:
     return None
 
 
-def _unfit(trace: Trace, control_tokens: frozenset[str]) -> tuple[Status, str] | None:
+def _unfit(trace: Trace, max_words: int | None, control_tokens: frozenset[str]) -> tuple[Status, str] | None:
     """Why a trace cannot teach whatever its answer is, if it cannot."""
     text = trace.reasoning
     if trace.finish == "error" or trace.error:
@@ -153,10 +131,17 @@ def _unfit(trace: Trace, control_tokens: frozenset[str]) -> tuple[Status, str] |
             return "control_token", f"{token} stands in the text"
     if closed > opened or (closed and text.find("</think>") < text.find("<think>")):
         return "control_token", "</think> without <think>"
+    if control := _CONTROLS.search(text) or _CONTROLS.search(trace.question):
+        return "control_token", f"the control character {control[0]!a} stands in the text"
     if trace.hinted:
         return "leaks", "the gold was in the prompt"
-    if leak := _LEAKS.search(text):
+    leak = _LEAKS.search(text)
+    if leak and leak[0].lower() not in trace.question.lower():  # a question may be about an answer key
         return "leaks", f"it says {leak[0]!r}"
+    if len(text) > MAX_CHARACTERS:
+        return "too_long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}"
+    if max_words is not None and (words := len(text.split())) > max_words:
+        return "too_long", f"{words} words, the limit is {max_words}"
     return None
 
 

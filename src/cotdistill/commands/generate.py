@@ -45,7 +45,6 @@ def generate(
     from cotdistill.question import check_golds, load_questions
     from cotdistill.recipe import Generate, Models, Verify
     from cotdistill.stages import identify, run_generate, run_verify, teacher_engine
-    from cotdistill.verdict import TEACHES
 
     if num_samples > 1 and not do_sample:
         raise UsageError("--num_samples above 1 needs --do_sample: without sampling all samples are the same")
@@ -70,7 +69,7 @@ def generate(
             overwrite=overwrite,
             quiet=quiet,
         )
-        counts = run_verify(questions, output_file, verdicts, Verify())
+        tally = run_verify(questions, output_file, verdicts, Verify())
         manifest.note(versions=versions())
-    teach = sum(count for status, count in counts.items() if status in TEACHES)
-    typer.echo(f"{output_file}: {sum(counts.values())} traces, {teach} may teach ({o.counted(counts)})")
+    counts = tally.counts
+    typer.echo(f"{output_file}: {counts.total()} traces, {tally.teach} may teach ({o.counted(counts)})")

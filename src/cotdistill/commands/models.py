@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List, pull and convert open models.", no_args_is_help=True)
+app = typer.Typer(help="List, pull and convert open models.", no_args_is_help=True, rich_markup_mode=None)
 
 
 class Format(StrEnum):

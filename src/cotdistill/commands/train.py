@@ -1,5 +1,6 @@
 """``cotdistill train``, ``scripts/train_cot_lora.py``: the student learns the traces with LoRA."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,11 @@ import typer
 
 from cotdistill.commands import options as o
 from cotdistill.prompt import SYSTEM_PROMPT
+
+
+class Target(StrEnum):
+    reasoning = "reasoning"
+    answer = "answer"
 
 
 def train(
@@ -27,6 +33,9 @@ def train(
     target_modules: Annotated[
         str, typer.Option("--target_modules", help="Names of linear layers, with commas or spaces between.")
     ] = "",
+    target: Annotated[
+        Target, typer.Option("--target", help="What to learn: the reasoning, or the final answer alone.")
+    ] = Target.reasoning,
     system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
     load_in_4bit: o.Load4Bit = None,
     device_map: o.DeviceMap = "auto",
@@ -46,7 +55,7 @@ def train(
     from cotdistill.recipe import Lora, TrainSettings
     from cotdistill.stages import run_train
 
-    dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), limit=limit)
+    dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), target=target.value, limit=limit)
     typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
     lora = Lora(lora_r, lora_alpha, lora_dropout, tuple(target_modules.replace(",", " ").split()))
     settings = TrainSettings(
@@ -57,6 +66,7 @@ def train(
         max_length=max_length,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
+        target=target.value,
         lora=lora,
     )
     record = output_dir.with_name(f"{output_dir.name}.manifest.json")

@@ -9,30 +9,89 @@ from cotdistill.commands import options as o
 
 
 def verify(
-    traces: Annotated[Path, typer.Option("--traces", help="Traces; a hand-made file will do.")],
+    traces: Annotated[Path, typer.Option("--traces", help="Traces; hand-made rows of question and reasoning will do.")],
     output: Annotated[Path, typer.Option("--output", help="Where the verdicts go.")],
-    questions: Annotated[Path | None, typer.Option("--questions", help="Questions with gold answers.")] = None,
+    questions: Annotated[
+        Path | None, typer.Option("--questions", help="Questions with gold answers, found by id, else by text.")
+    ] = None,
+    vote: Annotated[
+        bool, typer.Option("--vote", help="Without gold: keep what agrees with the majority of at least 3 traces.")
+    ] = False,
     steps: Annotated[bool, typer.Option("--steps/--no_steps", help="Check the arithmetic in each trace.")] = True,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="Kind of answers whose question declares none: number, text, ...")
+    ] = None,
+    marker: Annotated[
+        list[str] | None, typer.Option("--marker", help="What else announces an answer; may be given several times.")
+    ] = None,
+    max_words: Annotated[int | None, typer.Option("--max_words", min=1, help="Longer traces do not teach.")] = None,
+    max_per_question: Annotated[
+        int | None, typer.Option("--max_per_question", min=1, help="Of more traces the most different ones teach.")
+    ] = None,
+    decontaminate: Annotated[
+        Path | None, typer.Option("--decontaminate", help="Test questions; a trace of one of them does not teach.")
+    ] = None,
+    decontaminate_ngram: Annotated[
+        int | None,
+        typer.Option("--decontaminate_ngram", min=2, help="Nor one whose question shares so many words in a row."),
+    ] = None,
+    audit: Annotated[
+        Path | None, typer.Option("--audit", help="Write the traces on which two methods disagree, to read them.")
+    ] = None,
     question_key: o.QuestionKey = "question",
     answer_key: o.AnswerKey = "answer",
-    json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace verdicts made with other options.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
-    """Judge every trace and write one verdict a line; prints the counts by status."""
-    from collections import Counter
+    """Judge every trace and write one verdict a line, in the order of the traces; prints the counts by status.
+
+    Judging new traces into the same file goes on; verdicts that would change are only replaced with --overwrite.
+    """
+    from json import dumps
 
     import msgspec
 
-    from cotdistill.dataset import load_traces
-    from cotdistill.journal import write_rows
+    from cotdistill.audit import Disagreement
+    from cotdistill.errors import DataError, UsageError
+    from cotdistill.journal import read_rows
+    from cotdistill.kinds import KINDS
     from cotdistill.question import load_questions
-    from cotdistill.verdict import judge_all
+    from cotdistill.recipe import Verify
+    from cotdistill.stages import run_verify
 
-    rows, known = load_traces(traces)
-    if questions:
-        asked = load_questions(questions, question_key=question_key, answer_key=answer_key).rows
-        known |= {question.id: question for question in asked}
-    counts: Counter[str] = Counter()
-    verdicts = list(judge_all(rows, known, steps=steps))
-    counts.update(verdict.status for verdict in verdicts)
-    write_rows(output, verdicts)
-    typer.echo(msgspec.json.encode(counts).decode() if json else f"{output}: {o.counted(counts)}")
+    if kind not in (None, *KINDS):
+        raise UsageError(f"--kind {kind} is none of {', '.join(KINDS)}")
+    if not all(text.strip() for text in marker or ()):
+        raise UsageError("--marker is empty")
+    if decontaminate_ngram and not decontaminate:
+        raise UsageError("--decontaminate_ngram needs --decontaminate, a file of test questions")
+    inputs = [path.resolve() for path in (traces, questions, decontaminate) if path]
+    for path in (output, audit):
+        if path and (path.resolve() in inputs or (path is audit and path.resolve() == output.resolve())):
+            raise UsageError(f"{path} would be read and written; choose another file to write to")
+    if audit and audit.exists() and not overwrite:
+        try:
+            list(read_rows(audit, Disagreement))
+        except DataError as error:
+            raise UsageError(f"{audit} holds something other than an audit; choose another --audit") from error
+    asked = load_questions(questions, question_key=question_key, answer_key=answer_key).rows if questions else []
+    settings = Verify(
+        steps=steps,
+        vote=vote,
+        kind=kind,
+        markers=tuple(marker or ()),
+        max_words=max_words,
+        max_per_question=max_per_question,
+        decontaminate=str(decontaminate) if decontaminate else None,
+        decontaminate_ngram=decontaminate_ngram,
+    )
+    tally = run_verify(asked, traces, output, settings, only_known=False, keep=not overwrite, audit=audit)
+    if json:
+        summary = msgspec.to_builtins({"output": str(output), **tally.summary()})
+        typer.echo(dumps(summary))  # in ASCII: ids are a user's text
+        return
+    typer.echo(f"{output}: {tally.counts.total()} traces, {tally.teach} may teach ({o.counted(tally.counts)})")
+    if tally.flags:
+        typer.echo(f"flags: {o.counted(tally.flags)}")
+    if audit:
+        typer.echo(f"{audit}: {tally.disagreements} disagreements to read")

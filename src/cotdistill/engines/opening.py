@@ -1,11 +1,14 @@
 """Choose the engine that can run a model, and open it."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
 from cotdistill.download import local_model
 from cotdistill.engines import Engine
 from cotdistill.errors import SetupError, UsageError
+
+log = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "transformers", "llama_cpp"]
 ENGINES: tuple[EngineName, ...] = ("auto", "transformers", "llama_cpp")
@@ -40,6 +43,7 @@ def open_engine(
         path = gguf or local_model(model, want="gguf")
         if path.is_dir():
             raise SetupError(f"{path} holds no GGUF file, which llama.cpp needs; use --engine transformers")
+        log.info("%s on llama.cpp, %d at a time", path.name, batch_size)
         return LlamaCppEngine(path, slots=batch_size, context=context)
 
     import torch
@@ -49,9 +53,9 @@ def open_engine(
     from cotdistill.hardware import place
     from cotdistill.model import load_model
 
-    loaded = load_model(
-        local_model(model, want="hf"), place(load_in_4bit, device_map), trust_remote_code=trust_remote_code
-    )
+    placement = place(load_in_4bit, device_map)
+    log.info("%s on %s", Path(model).name, placement.sentence())
+    loaded = load_model(local_model(model, want="hf"), placement, trust_remote_code=trust_remote_code)
     module = load_adapter(loaded, adapter) if adapter else None
     if module is not None and module.dtype == torch.float32 and not getattr(loaded.module, "is_loaded_in_4bit", False):
         module.merge_adapter()  # in memory only; in fp32 the same answers, in half the time

@@ -1,0 +1,158 @@
+"""Judging: every trace of a file gets its verdict, question by question.
+
+    trace file -> judge -> vote -> duplicates -> contaminated -> not selected -> verdicts, in the order of the file
+
+What only one trace decides comes first, so that a wrong trace is never called a duplicate. Memory holds the
+traces of one question, and some 150 bytes for every other trace.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from cotdistill.audit import Disagreement, disagreements
+from cotdistill.contamination import NGRAM, Contamination, Hit
+from cotdistill.errors import DataError, ResumeError, UsageError
+from cotdistill.journal import read_rows
+from cotdistill.marker import MARKERS
+from cotdistill.question import Question, load_questions
+from cotdistill.recipe import Verify
+from cotdistill.selection import drop_duplicates, keep_different
+from cotdistill.trace import Trace
+from cotdistill.trace_file import TraceFile
+from cotdistill.verdict import TEACHES, Verdict, judge
+from cotdistill.vote import vote
+
+log = logging.getLogger(__name__)
+
+
+class Tally:
+    """What a judging found, counted as it goes."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.flags: Counter[str] = Counter()
+        self.contaminated: list[Hit] = []  # questions of traces that were removed
+        self.overlapping: list[Hit] = []  # questions kept though they share a run of words with the test set
+        self.disagreements = 0
+
+    @property
+    def teach(self) -> int:
+        return sum(count for status, count in self.counts.items() if status in TEACHES)
+
+    def summary(self) -> dict[str, object]:
+        """The tally as plain data; a question is listed under what it hit."""
+        return {
+            "traces": self.counts.total(),
+            "teach": self.teach,
+            "counts": dict(self.counts),
+            "flags": dict(self.flags),
+            "contaminated": self.contaminated,
+            "overlapping": self.overlapping,
+            "disagreements": self.disagreements,
+        }
+
+
+def judge_file(
+    traces: TraceFile, settings: Verify, tally: Tally, *, audit: Callable[[Disagreement], object] | None = None
+) -> Iterator[Verdict]:
+    """One verdict a trace, in the order of the file; ``tally`` and ``audit`` are fed on the way."""
+    contamination = None
+    if settings.decontaminate:
+        test = load_questions(settings.decontaminate).rows
+        contamination = Contamination(test, traces.questions(), ngram=settings.decontaminate_ngram or NGRAM)
+    waiting: dict[int, Verdict] = {}  # of traces whose predecessors belong to a question that is still to come
+    following = 0
+    for group in traces.groups():
+        hit = _hit(group.question, contamination, settings, tally)
+        question = _with_kind(group.question, settings)
+        verdicts = judge_question(question, group.traces, settings, hit=hit)
+        if hit and any(verdict.status == "contaminated" for verdict in verdicts):
+            tally.contaminated.append(hit)
+        for place, trace, verdict in zip(group.places, group.traces, verdicts, strict=True):
+            if audit:
+                for disagreement in disagreements(trace, question, verdict, all_markers(settings)):
+                    audit(disagreement)
+                    tally.disagreements += 1
+            tally.counts[verdict.status] += 1
+            tally.flags.update(verdict.flags)
+            waiting[place] = verdict
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+def judge_question(
+    question: Question, traces: list[Trace], settings: Verify, *, hit: Hit | None = None
+) -> list[Verdict]:
+    """The verdicts of all traces of one question, in order; ``hit`` is the test question that it meets."""
+    question, markers = _with_kind(question, settings), all_markers(settings)
+    verdicts = [
+        judge(trace, question, steps=settings.steps, repair=settings.repair, markers=markers,
+              max_words=settings.max_words)
+        for trace in traces
+    ]  # fmt: skip
+    if settings.vote:
+        verdicts = vote(question, list(zip(traces, verdicts, strict=True)))
+    verdicts = drop_duplicates(list(zip(traces, verdicts, strict=True)))
+    if hit:
+        verdicts = [
+            msgspec.structs.replace(v, status="contaminated", reason=str(hit)) if v.status in TEACHES else v
+            for v in verdicts
+        ]
+    if settings.max_per_question:
+        verdicts = keep_different(list(zip(traces, verdicts, strict=True)), settings.max_per_question)
+    return verdicts
+
+
+def all_markers(settings: Verify) -> tuple[str, ...]:
+    """The markers of ``settings`` besides the usual ones."""
+    return (*settings.markers, *MARKERS)
+
+
+def _with_kind(question: Question, settings: Verify) -> Question:
+    if settings.kind is None or question.kind is not None:
+        return question
+    return msgspec.structs.replace(question, kind=settings.kind)
+
+
+def _hit(question: Question, contamination: Contamination | None, settings: Verify, tally: Tally) -> Hit | None:
+    """The test question for which this one is removed."""
+    if contamination is None:
+        return None
+    if (exact := contamination.exact(question)) is not None:
+        return exact
+    near = contamination.ngram(question)
+    if near is not None and settings.decontaminate_ngram is None:
+        tally.overlapping.append(near)
+        return None
+    return near
+
+
+def watched(path: Path, verdicts: Iterable[Verdict], *, keep: bool) -> Iterator[Verdict]:
+    """The verdicts, compared on the way with those that ``path`` holds.
+
+    With ``keep``, raises ``ResumeError`` at the end where one of those would change or go, and ``UsageError`` at
+    once where ``path`` holds something else; without, a log line says how many change. An ``error`` may change.
+    """
+    earlier: dict[str, int] = {}
+    if path.exists():
+        try:
+            earlier = {old.trace_id: hash(old) for old in read_rows(path, Verdict) if old.status != "error"}
+        except DataError as error:
+            if keep:
+                raise UsageError(f"{path} holds something other than verdicts; choose another --output") from error
+    same, total = 0, len(earlier)
+    for verdict in verdicts:
+        same += earlier.pop(verdict.trace_id, None) == hash(verdict)
+        yield verdict
+    if same < total and keep:
+        raise ResumeError(
+            f"{total - same} of {total} verdicts in {path} would change: they were made with other options or traces; "
+            "choose another --output, or replace them with --overwrite"
+        )
+    if same < total:
+        log.warning("%s: %d of %d earlier verdicts changed", path, total - same, total)

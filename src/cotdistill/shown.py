@@ -1,0 +1,15 @@
+"""Shown: text of models and of users' files, made safe to print.
+
+    "36\\x1b[2J"  ->  "36\\\\x1b[2J"        "a\\u202e63"  ->  "a\\\\u202e63"
+"""
+
+
+def visible(text: str) -> str:
+    """Text in which control, bidirectional and other invisible characters are written as escapes, so that they
+    cannot drive a terminal or reorder what is read; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """The same with breaks and tabs as escapes too, for a line of a log."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
