@@ -9,7 +9,8 @@ from rich.console import Console
 from cotdistill.errors import DataError
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
-from cotdistill.report import Facts, Report, build_report, compare, from_json, metrics, summarize, to_json
+from cotdistill.report import Facts, Report, build_report, compare, from_json, to_json
+from cotdistill.score import metrics, summarize
 from cotdistill.table import percent, plain, print_report
 
 

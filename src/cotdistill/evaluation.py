@@ -16,7 +16,8 @@ from cotdistill.prediction import Prediction
 from cotdistill.prompt import SYSTEM_PROMPT
 from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.recipe import Generate, Models
-from cotdistill.report import Facts, build_report, metrics, to_json
+from cotdistill.report import Facts, build_report, to_json
+from cotdistill.score import metrics
 from cotdistill.stages import identify, run_evaluate, teacher_engine
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cotdistill.report import CategoryScore, Comparison, ModelScore, Report
+from cotdistill.report import Comparison, Report
+from cotdistill.score import CategoryScore, ModelScore
 from cotdistill.statistics import Paired, p_text
 
 MOST_CATEGORIES = 20
