@@ -4,12 +4,14 @@ import gc
 import json
 import shutil
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from conftest import LLAMA, make_model, on_cpu
-from cotdistill.engines import Message, Request, Sampling
+from cotdistill.engines import Message, Request, Sampling, transformers_engine
 from cotdistill.engines.transformers_engine import TransformersEngine
 from cotdistill.identity import model_hash
 
@@ -113,9 +115,33 @@ class Scripted:
     def get_input_embeddings(self):
         return self.model.module.get_input_embeddings()
 
-    def generate(self, input_ids, attention_mask, generation_config):
+    def generate(self, input_ids, attention_mask, generation_config, **_):
         self.asked = (input_ids, attention_mask, generation_config)
-        return torch.cat([input_ids, torch.tensor(self.rows)], dim=1)
+        sequences = torch.cat([input_ids, torch.tensor(self.rows)], dim=1)
+        return SimpleNamespace(sequences=sequences, past_key_values=DynamicCache())
+
+
+def test_answers_do_not_depend_on_when_the_others_end(loud, monkeypatch):
+    asked = requests(7)
+    whole = texts(TransformersEngine(loud, batch_size=1), asked)
+    monkeypatch.setattr(transformers_engine, "SEGMENT", 3)
+    assert texts(TransformersEngine(loud, batch_size=4), asked) == whole
+
+
+def test_a_row_that_has_ended_leaves_the_batch(tmp_path, monkeypatch):
+    model = on_cpu(make_model(tmp_path / "model"))
+    turn = model.template.end_of_turn
+    sizes = []
+
+    class Module(Scripted):
+        def generate(self, input_ids, **options):
+            sizes.append(len(input_ids))
+            self.rows = [[65, 65]] * (len(input_ids) - 1) + [[65, turn]]
+            return super().generate(input_ids, **options)
+
+    monkeypatch.setattr(transformers_engine, "SEGMENT", 2)
+    answers(TransformersEngine(model, module=Module(model, [])), requests(3), max_new_tokens=6)
+    assert sizes == [3, 2, 1]
 
 
 def test_finish_says_whether_the_model_ended_its_turn_or_was_cut(tmp_path):

@@ -25,6 +25,9 @@ from cotdistill.identity import model_hash
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 4.0
+"""Seconds that an interrupted run waits for answers in flight; what is later is dropped whole."""
+
 
 class LlamaCppEngine:
     """``slots`` requests are decoded together, each with up to ``context`` tokens of prompt and answer."""
@@ -95,8 +98,9 @@ class LlamaCppEngine:
                 yield clock.stamp(completion)
                 threads = [thread for thread in threads if thread.is_alive()]
         finally:
+            deadline = time.monotonic() + PATIENCE
             for thread in threads:
-                thread.join(timeout=5)
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         self._server = None

@@ -30,6 +30,7 @@ def open_engine(
     ``auto`` takes llama.cpp for GGUF and for catalogue names, transformers otherwise. ``context`` is the most
     tokens of prompt and answer together that llama.cpp keeps for each of its ``batch_size`` slots.
     """
+    engine = engine.replace("-", "_").replace(".", "_")  # llama.cpp is also llama_cpp
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
     gguf = find_gguf(model)

@@ -13,6 +13,8 @@ from cotdistill.model import Model
 
 OPENING_BATCHES = 64
 """Requests are sorted by length within windows of this many batches: little padding, steady output."""
+SEGMENT = 64
+"""Tokens between two looks at which answers have ended."""
 
 
 class TransformersEngine:
@@ -71,16 +73,36 @@ class TransformersEngine:
             mask[row, longest - len(prompt) :] = 1
         if sampling.do_sample:
             torch.manual_seed(hash((sampling.seed, *(request.seed for request, _ in batch))) % (1 << 62))
-        output = self._module.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=self._generation_config(sampling),
-        )[:, longest:].tolist()
+        output = self._generate(ids.to(device), mask.to(device), sampling)
         seconds = (time.monotonic() - start) / len(batch)
         return [
             self._completion(request, len(prompt), row, sampling, seconds)
             for (request, prompt), row in zip(batch, output, strict=True)
         ]
+
+    def _generate(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling) -> list[list[int]]:
+        """The new ids of each row of ``ids`` (rows, prompt). Every ``SEGMENT`` tokens the rows that have ended
+        leave the batch, or one rambling answer would make all the others be computed to its end."""
+        stops = torch.tensor(self._model.template.stop_ids, device=ids.device)
+        answers: list[list[int]] = [[] for _ in ids]
+        alive, cache, left = list(range(len(ids))), None, sampling.max_new_tokens
+        while alive and left > 0:
+            length = min(SEGMENT, left)
+            output = self._module.generate(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, return_dict_in_generate=True,
+                generation_config=self._generation_config(sampling, length),
+            )  # fmt: skip
+            new = output.sequences[:, ids.shape[1] :]
+            for row, tokens in zip(alive, new.tolist(), strict=True):
+                answers[row] += tokens
+            left -= length
+            going = (~torch.isin(new, stops).any(dim=1)).nonzero().flatten()
+            alive = [alive[i] for i in going.tolist()]
+            cache = output.past_key_values
+            cache.batch_select_indices(going)
+            ids = output.sequences[going]
+            mask = torch.cat([mask, torch.ones_like(new)], dim=1)[going]
+        return answers
 
     def _completion(
         self, request: Request, prompt_tokens: int, row: list[int], sampling: Sampling, seconds: float
@@ -95,7 +117,7 @@ class TransformersEngine:
         spent = min(len(answer) + (end is not None), sampling.max_new_tokens)
         return Completion(request.key, text, finish, prompt_tokens, spent, seconds)
 
-    def _generation_config(self, sampling: Sampling) -> Any:
+    def _generation_config(self, sampling: Sampling, length: int) -> Any:
         """Built from nothing, so that the model's own sampling defaults cannot leak in."""
         from transformers import GenerationConfig
 
@@ -105,7 +127,7 @@ class TransformersEngine:
                 "do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0,
             }  # fmt: skip
         return GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
+            max_new_tokens=length,
             eos_token_id=self._model.template.stop_ids,
             pad_token_id=self._model.template.pad_id,
             **chosen,
