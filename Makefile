@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --quiet
 
-# A CPU build of torch is a tenth of the CUDA one: taken where the configured index offers it, else from
-# PyTorch's own index, else whatever is the default.
+# Without a GPU, the CPU build of torch is taken where pip's index offers it: it is a tenth of the CUDA one. For
+# another index: make setup CPU_TORCH='torch --index-url URL'.
 CPU_TORCH ?= torch==2.13.0+cpu
 
 .PHONY: help setup quickstart test lint clean
@@ -22,10 +22,7 @@ setup: $(READY)
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	command -v nvidia-smi >/dev/null \
-		|| $(PIP) '$(CPU_TORCH)' 2>/dev/null \
-		|| $(PIP) --retries 0 --timeout 10 --index-url https://download.pytorch.org/whl/cpu torch 2>/dev/null \
-		|| true
+	command -v nvidia-smi >/dev/null || $(PIP) $(CPU_TORCH) 2>/dev/null || true
 	$(PIP) -e '.[dev]'
 	touch $(READY)
 
