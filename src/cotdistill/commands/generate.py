@@ -46,6 +46,7 @@ def generate(
     from cotdistill.recipe import Generate, Models, Verify
     from cotdistill.stages import identify, run_generate, run_verify, teacher_engine
 
+    do_sample = do_sample and temperature > 0
     if num_samples > 1 and not do_sample:
         raise UsageError("--num_samples above 1 needs --do_sample: without sampling all samples are the same")
     questions = load_questions(input_file, question_key=question_key, answer_key=answer_key, limit=limit).rows

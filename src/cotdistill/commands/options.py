@@ -10,7 +10,7 @@ from cotdistill.engines.opening import ENGINES
 SystemPrompt = Annotated[str, typer.Option("--system_prompt", help="What every prompt begins with.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Most tokens of one answer.")]
 DoSample = Annotated[bool, typer.Option("--do_sample", help="Sample instead of taking the likeliest token.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.01, help="Only used with --do_sample.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="Only used with --do_sample; 0 is greedy.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Prompts computed together.")]
 EngineOption = Annotated[str, typer.Option("--engine", help=f"One of: {', '.join(ENGINES)}.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
