@@ -35,13 +35,17 @@ _STEPS = ("{name} starts with {a} {thing} and gets {b} more, so {a} + {b} = {c} 
           "Now we have to think about what the question asks, which is the number of {thing} that {name} has left.")  # fmt: skip
 
 HOSTILE = {
-    "power tower": "Final Answer: 9**9**9", "factorial": "#### 100000!", "100,000 digits": "Final Answer: " + "9" * 100_000,
+    "power tower": "Final Answer: 9**9**9", "factorial": "#### 100000!",
+    "100,000 digits": "Final Answer: " + "9" * 100_000,
     "digits and commas": "Final Answer: 1" + ",234" * 40_000, "3,000 brackets": "Final Answer: " + "(" * 3000,
     "10,000 dollars": "Final Answer: " + "$" * 10_000, "regex bait": "Final Answer: " + "a" * 30_000 + "!",
-    "open boxes": "\\boxed{" * 50_000, "empty boxes": "\\boxed{}" * 50_000, "soft markers": "The answer is " * 20_000,
+    "open boxes": "\\boxed{" * 50_000,
+    "empty boxes": "\\boxed{}" * 50_000,
+    "soft markers": "The answer is " * 20_000,
     "prose behind soft markers": "The answer is 1 and 2 or 3, see below and above, of course\n" * 5000,
     "empty markers": "Final Answer:\n" * 20_000, "hashes": "#### " * 20_000, "spaces": " " * 1_000_000,
-    "a megabyte": "word " * 200_000, "NUL": "\0" * 1_000_000, "thinking": "<think>" * 100_000, "dates": "3/5/2024 " * 5000,
+    "a megabyte": "word " * 200_000, "NUL": "\0" * 1_000_000, "thinking": "<think>" * 100_000,
+    "dates": "3/5/2024 " * 5000,
     "fractions": "Final Answer: " + "\\frac{" * 5000, "list": "Final Answer: " + "1," * 50_000, "times": "3:05 " * 9000,
     "sums": "1+1=" * 5000, "long sum": "9+" * 10_000 + "9=1", "equals": "=" * 20_000, "annotations": "<<1+1=3>>" * 2000,
     "thirds": "1/3" + "+1/3" * 400 + "=5", "units": ("3 " + "apple " * 7 + "+ ") * 500 + "3=4", "quotes": "'\"`" * 7000,

@@ -35,8 +35,8 @@ def pair_line(comparison: Comparison) -> str:
     return (
         f"Student against base: {pair.only_student} gained, {pair.only_base} lost, {p_text(pair.p_value)}; "
         f"by the marker alone {strict.only_student} gained, {strict.only_base} lost, {p_text(strict.p_value)}. "
-        f"Of a strict gain of {100 * gain.total_strict:+.1f} points {100 * gain.reasoning_lenient:+.1f} are reasoning and "
-        f"{100 * gain.format:+.1f} format."
+        f"Of a strict gain of {100 * gain.total_strict:+.1f} points {100 * gain.reasoning_lenient:+.1f} are reasoning "
+        f"and {100 * gain.format:+.1f} format."
     )
 
 
