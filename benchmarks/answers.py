@@ -32,7 +32,7 @@ _STEPS = ("{name} starts with {a} {thing} and gets {b} more, so {a} + {b} = {c} 
           "Each of the {b} friends takes {a} {thing}, which is {a} * {b} = {c} {thing} in total.",
           "First, we subtract what was given away: {a} - {b} = {c}.",
           "{name} shares them equally: {a} / {b} = {c}, and {name} keeps one part.",
-          "Now we have to think about what the question asks, which is the number of {thing} that {name} has left.")  # fmt: skip
+          "Now think about what the question asks, which is the number of {thing} that {name} has left.")  # fmt: skip
 
 HOSTILE = {
     "power tower": "Final Answer: 9**9**9", "factorial": "#### 100000!",
