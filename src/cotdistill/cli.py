@@ -25,6 +25,8 @@ SETTINGS: dict[str, Any] = {"token_normalize_func": lambda token: token.replace(
 # Plain help: the boxed one cuts off the names of long flags on an 80-column terminal.
 PLAIN: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "pretty_exceptions_enable": False}
 
+INTERRUPTED = "interrupted; the same command goes on from here"
+
 app = typer.Typer(
     context_settings=SETTINGS, no_args_is_help=True, **PLAIN,
     help="Chain-of-thought distillation: questions and a teacher in, a measurably better student out.",
@@ -79,11 +81,13 @@ def guard(program: Callable[[], object]) -> None:
         program()
     except SystemExit as error:
         code = error.code
+        if code == 130:  # typer turns Ctrl-C into this
+            print(INTERRUPTED, file=sys.stderr)
     except CotdistillError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         code = 130
     except ModuleNotFoundError as error:
         print(f"error: the package {error.name} is missing: pip install -e .", file=sys.stderr)
@@ -91,10 +95,11 @@ def guard(program: Callable[[], object]) -> None:
     except MemoryError:
         print("error: out of memory; use a smaller --batch_size or a smaller model", file=sys.stderr)
         code = 1
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
+    except Exception as error:
+        if "COTDISTILL_TRACEBACK" in os.environ:
             raise
-        print(f"error: {_out_of_memory()}", file=sys.stderr)
+        what = _out_of_memory() if "out of memory" in str(error) else f"{type(error).__name__}: {visible(str(error))}"
+        print(f"error: {what} (COTDISTILL_TRACEBACK=1 shows where)", file=sys.stderr)
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -30,8 +30,9 @@ class Dataset(msgspec.Struct, frozen=True):
 def load_dataset(
     path: Path, verdicts_path: Path, *, target: Target = "reasoning", limit: int | None = None
 ) -> Dataset:
-    """Read traces, and their verdicts where ``verdicts_path`` exists; judge them here where it does not, or
-    where it lacks some. Gold stands in the trace row's ``answer``, if anywhere. ``limit`` counts teaching traces.
+    """Read traces, and their verdicts where ``verdicts_path`` exists: then a trace without one does not teach.
+    Where there is no such file, the traces are judged here; gold stands in the trace row's ``answer``, if anywhere.
+    ``limit`` counts teaching traces.
 
     Raises ``DataError`` with file and line for a row that is no trace.
     """
@@ -42,10 +43,11 @@ def load_dataset(
         for group in file.groups():
             questions.append(group.question)
             placed += zip(group.places, group.traces, strict=True)
-            if any(trace.id not in verdicts for trace in group.traces):
+            if not verdicts_path.exists():
                 judged = judge_question(group.question, group.traces, Verify())
-                for verdict in judged:
-                    verdicts.setdefault(verdict.trace_id, verdict)
+                verdicts |= {verdict.trace_id: verdict for verdict in judged}
     traces = [trace for _, trace in sorted(placed, key=lambda item: item[0])]
     pairs = list(teaching_pairs(questions, traces, verdicts.values(), target))
-    return Dataset(pairs[:limit], dict(Counter(verdicts[trace.id].status for trace in traces)))
+    # Judged here, without the gold that the verdicts were made with, a wrong trace would pass for unchecked.
+    statuses = [verdicts[trace.id].status if trace.id in verdicts else "without a verdict" for trace in traces]
+    return Dataset(pairs[:limit], dict(Counter(statuses)))

@@ -53,7 +53,7 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
     if load_in_4bit and not have_bitsandbytes:
         raise SetupError("4-bit loading needs bitsandbytes: pip install bitsandbytes, or pass --no_4bit")
     if torch.cuda.is_available():
-        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         four_bit = have_bitsandbytes if load_in_4bit is None else load_in_4bit
         if _launched():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -47,7 +47,7 @@ def locked(path: str | Path, *, break_lock: bool = False) -> Iterator[None]:
         holder = _read_holder(sidecar)
         if holder and holder.host != socket.gethostname():
             if not break_lock:
-                raise _in_use(path, holder, "stop it there, or add --break_lock if it is gone")
+                raise _in_use(path, holder, "stop it there; if it is gone, remove the .lock file beside it")
             log.warning("%s: taking the lock of process %d on %s, as asked", path, holder.pid, holder.host)
             sidecar.unlink(missing_ok=True)
             guard.unlink(missing_ok=True)

@@ -114,6 +114,8 @@ class Manifest:
                 problem = f"{made} exists and {self.path} does not say how it was made"
                 raise ResumeError(f"{problem}; choose another output or run name, or start anew with --overwrite")
             known = self._stages[stage] = Stage(plain, [], _now())
+        elif not known.finished and not any(map(_holds_something, files)):
+            known.settings = plain  # nothing was made with the old ones
         elif changed := _changes(stage, known.settings, plain):
             ways = "go back to the old settings, choose another output or run name, or start anew with --overwrite"
             what = f"{files[0] if files else self.path} was made with other settings"
@@ -125,7 +127,11 @@ class Manifest:
         self._write()
 
     def _forget(self, stage: str, files: list[Path]) -> None:
-        if self._stages.pop(stage, None):
+        known = self._stages.pop(stage, None)
+        for directory in files if known is None else []:
+            if directory.is_dir() and _holds_something(directory) and not _ours(directory):
+                raise ResumeError(f"{directory} is not ours to overwrite; remove it yourself or choose another output")
+        if known:
             self._write()  # first: a kill in between must not leave a finished stage without its files
         for file in files:
             try:
@@ -171,8 +177,14 @@ class Manifest:
         write_atomic(self.path, msgspec.json.format(content, indent=2) + b"\n")
 
 
+def _ours(directory: Path) -> bool:
+    return any((directory / name).exists() for name in ("adapter_config.json", "cotdistill.json", "checkpoints"))
+
+
 def _holds_something(file: Path) -> bool:
-    return any(file.iterdir()) if file.is_dir() else file.exists() and file.stat().st_size > 0
+    if file.is_dir():
+        return any(path.is_file() for path in file.rglob("*"))
+    return file.exists() and file.stat().st_size > 0
 
 
 def _changes(stage: str, old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -31,7 +31,7 @@ from cotdistill.overlap import refuse_overlap
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, load_few_shot
 from cotdistill.question import Question, check_golds, load_questions
-from cotdistill.recipe import Recipe, Source, dump_recipe
+from cotdistill.recipe import Generate, Recipe, Source, dump_recipe
 from cotdistill.report import Facts, Report, build_report, compare, to_json
 from cotdistill.stages import (
     identify,
@@ -83,14 +83,15 @@ class Run:
     def report(self) -> Report:
         sets = self._questions()
         shots = load_few_shot(Path(self.recipe.generate.few_shot)) if self.recipe.generate.few_shot else ()
+        self._traces(sets.train, shots)
+        self._adapter(sets.train)
+        predictions = self._predictions(sets)
+        # Only now: a stage that refuses other settings must leave the record of what was run as it is.
         self.manifest.note(
             versions=versions(), git_revision=git_revision(), recipe=msgspec.to_builtins(self.recipe),
             recipe_sha256=recipe_hash(self.recipe),
         )  # fmt: skip
         write_atomic(self.directory / "recipe.yaml", dump_recipe(self.recipe).encode())
-        self._traces(sets.train, shots)
-        self._adapter(sets.train)
-        predictions = self._predictions(sets)
         report = self._compare(sets, predictions)
         write_atomic(self.directory / "7_report.json", to_json(report))
         return report
@@ -210,7 +211,8 @@ class Run:
     def _open(self, name: str, spec: str, adapter: Path | None, questions: Sequence[Question]) -> Engine:
         models, generate, settings = self.recipe.models, self.recipe.generate, self.recipe.evaluate
         if name == "teacher":
-            return teacher_engine(models, generate.batch_size, questions, generate, ())
+            asked = Generate(generate.system_prompt, sampling=Sampling(max_new_tokens=settings.max_new_tokens))
+            return teacher_engine(models, generate.batch_size, questions, asked, ())
         return open_engine(
             str(local_model(spec, want="hf")), engine="transformers", adapter=adapter, batch_size=settings.batch_size,
             load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code,

@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 MOST_LISTED = 20
 
+LONGEST_CONTEXT = 8192
+"""Tokens of prompt and answer that llama.cpp keeps for each request; one endless question must not fill the memory."""
+
 OpenEngine = Callable[[], Engine]
 
 
@@ -51,7 +54,7 @@ def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question
     prompt = len(generate.system_prompt) + sum(len(s.question) + len(s.reasoning) for s in shots)
     longest = prompt + max((len(user_text(question)) for question in questions), default=0)
     # Two characters a token is fewer than English or code has; what still does not fit becomes an error row.
-    context = max(1024, longest // 2 + generate.sampling.max_new_tokens + 256)
+    context = min(max(1024, longest // 2 + generate.sampling.max_new_tokens + 256), LONGEST_CONTEXT)
     return open_engine(
         models.teacher, engine=models.engine, batch_size=batch_size, context=context,
         load_in_4bit=models.load_in_4bit, device_map=device_map, trust_remote_code=models.trust_remote_code,

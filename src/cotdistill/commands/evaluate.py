@@ -39,11 +39,20 @@ def evaluate(
     Every model gets the same prompt and the same scorer. Predictions of the base and the teacher go beside
     OUTPUT_FILE.
     """
+    from cotdistill.engines.opening import ENGINES
+    from cotdistill.errors import UsageError
     from cotdistill.evaluation import Contestant, evaluate_all
+
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
+    if compare_base and not lora_model:
+        raise UsageError("--compare_base needs --lora_model: without an adapter the base is all there is")
+    if output_file.resolve() == test_file.resolve():
+        raise UsageError(f"--output_file is the test file {test_file}; name another one")
 
     student = Contestant("student" if lora_model else "base", base_model, lora_model, output_file)
     contestants = [student]
-    if compare_base and lora_model:
+    if compare_base:
         contestants.insert(0, Contestant("base", base_model, None, o.beside(output_file, "base.jsonl")))
     if teacher_model:
         contestants.append(Contestant("teacher", teacher_model, None, o.beside(output_file, "teacher.jsonl")))

@@ -49,6 +49,8 @@ def generate(
     do_sample = do_sample and temperature > 0
     if num_samples > 1 and not do_sample:
         raise UsageError("--num_samples above 1 needs --do_sample: without sampling all samples are the same")
+    if output_file.resolve() == input_file.resolve():
+        raise UsageError(f"--output_file is the input file {input_file}; name another one")
     questions = load_questions(input_file, question_key=question_key, answer_key=answer_key, limit=limit).rows
     check_golds(questions)
     shots = load_few_shot(few_shot) if few_shot else ()
@@ -59,18 +61,23 @@ def generate(
     verdicts = o.beside(output_file, "verdicts.jsonl")
     with locked(record):
         manifest = Manifest.open(record)
-        run_generate(
-            questions,
-            output_file,
-            manifest,
-            settings=settings,
-            shots=shots,
-            model=identify(teacher_model, gguf=engine != "transformers"),
-            open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
-            overwrite=overwrite,
-            quiet=quiet,
-        )
-        tally = run_verify(questions, output_file, verdicts, Verify())
+        if overwrite:  # verdicts on the old traces must not bless new ones under the same ids
+            verdicts.unlink(missing_ok=True)
+        try:
+            run_generate(
+                questions,
+                output_file,
+                manifest,
+                settings=settings,
+                shots=shots,
+                model=identify(teacher_model, gguf=engine != "transformers"),
+                open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
+                overwrite=overwrite,
+                quiet=quiet,
+            )
+        finally:  # an interrupted run has traces too, and training must not have to judge them without gold
+            if output_file.exists():
+                tally = run_verify(questions, output_file, verdicts, Verify())
         manifest.note(versions=versions())
     counts = tally.counts
     typer.echo(f"{output_file}: {counts.total()} traces, {tally.teach} may teach ({o.counted(counts)})")

@@ -69,7 +69,7 @@ def train(
         target=target.value,
         lora=lora,
     )
-    record = output_dir.with_name(f"{output_dir.name}.manifest.json")
+    record = output_dir.resolve().with_name(f"{output_dir.resolve().name}.manifest.json")
     with locked(record):
         manifest = Manifest.open(record)
         facts = run_train(

@@ -18,7 +18,7 @@ SEGMENT = 64
 
 
 class TransformersEngine:
-    """Greedy answers do not depend on the batch they were computed in, in fp32 (RELIABILITY: batching)."""
+    """Greedy answers do not depend on the batch they were computed in, in fp32."""
 
     def __init__(self, model: Model, *, module: Any = None, name: str = "", batch_size: int = 16) -> None:
         self._model = model
