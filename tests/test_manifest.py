@@ -199,3 +199,22 @@ def test_the_revision_is_this_checkouts_or_none(tmp_path: Path, monkeypatch: pyt
 def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert git_revision() is None
+
+
+def test_settings_that_made_nothing_bind_nobody(tmp_path):
+    files = [tmp_path / "adapter"]
+    Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 8}}, overwrite=False, files=files)
+    (tmp_path / "adapter/checkpoints").mkdir(parents=True)
+    Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 16}}, overwrite=False, files=files)
+    (tmp_path / "adapter/checkpoints/state").write_text("x")
+    with pytest.raises(ResumeError, match="16 -> 8"):
+        Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 8}}, overwrite=False, files=files)
+
+
+def test_overwrite_never_deletes_a_directory_that_nobody_here_made(tmp_path):
+    theirs = tmp_path / "photos"
+    theirs.mkdir()
+    (theirs / "a.jpg").write_text("x")
+    with pytest.raises(ResumeError, match="not ours"):
+        Manifest.open(tmp_path / "m.json").claim("train", {}, overwrite=True, files=[theirs])
+    assert (theirs / "a.jpg").exists()

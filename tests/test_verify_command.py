@@ -222,14 +222,16 @@ def test_a_byte_order_mark_and_blank_lines_are_no_trace(verify):
     assert verify()[1] == ["unchecked"]
 
 
-def test_training_follows_the_verdicts_and_judges_by_itself_only_what_has_none(verify):
+def test_training_follows_the_verdicts_and_judges_by_itself_only_where_there_is_no_file(verify):
     write(Path("t.jsonl"), made(A, RIGHT), made(B, "7 * 7 = 48.\nFinal Answer: 48"))
     verify("--no_steps", output="t.verdicts.jsonl")
     path, verdicts = Path("t.jsonl"), Path("t.verdicts.jsonl")
     assert load_dataset(path, verdicts).counts == {"unchecked": 2}
     assert load_dataset(path, Path("none.jsonl")).counts == {"unchecked": 1, "bad_step": 1}
     verdicts.write_text(verdicts.read_text().split("\n")[1] + "\n")
-    assert len(load_dataset(path, verdicts).pairs) == 2
+    # Judged again without the gold of the first time, a wrong trace could teach.
+    assert load_dataset(path, verdicts).counts == {"unchecked": 1, "without a verdict": 1}
+    assert len(load_dataset(path, verdicts).pairs) == 1
 
 
 def test_known_questions_alone_are_read_where_only_they_are_wanted(tmp_path):
