@@ -3,11 +3,15 @@
 import asyncio
 import builtins
 import json
+import re
+import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -19,10 +23,12 @@ from cotdistill.kinds import KINDS, normal_text
 from cotdistill.plain import plain
 from cotdistill.quantity import Quantity, read_number
 from cotdistill.question import Question
+from cotdistill.steps import check_steps
 from cotdistill.units import unit_after, units_clash
 from cotdistill.verdict import judge_gold
 
-ROWS = [json.loads(line) for line in (Path(__file__).parent / "data/answers.jsonl").read_text("utf-8").splitlines()]
+CORPUS = (Path(__file__).parent / "data/answers.jsonl").read_text("utf-8")
+ROWS = [json.loads(line) for line in CORPUS.split("\n") if line]  # splitlines would cut a row at U+2028
 
 
 def question(row: dict) -> Question:
@@ -46,9 +52,16 @@ def test_every_gold_of_the_corpus_can_be_found_again():
     assert [reason for row in ROWS if (reason := judge_gold(question(row)))] == []
 
 
-def test_the_corpus_covers_every_kind_and_every_outcome():
-    assert {kind_of(row["gold"]) for row in ROWS} == set(KINDS)
+def test_the_corpus_is_large_varied_and_covers_every_kind_and_outcome():
+    forms = {re.sub("[0-9]+", "0", f"{row['text']}\0{row['gold']}\0{row.get('choices')}") for row in ROWS}
+    kinds = Counter(row.get("kind") or kind_of(row["gold"], row.get("choices")) for row in ROWS)
+    assert len(ROWS) >= 400
+    assert len(forms) >= 250
+    assert set(kinds) == set(KINDS)
+    assert min(kinds.values()) >= 25
     assert {row["expect"] for row in ROWS} == {"correct", "wrong", "no_answer", "ambiguous", "too_complex"}
+    assert all(row["why"] for row in ROWS)
+    assert len({(row["text"], row["gold"], str(row.get("choices"))) for row in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +196,51 @@ def test_text_normalisation_is_idempotent(text):
     assert normal_text(normal_text(text)) == normal_text(text)
 
 
+def test_ten_thousand_pairs_of_the_corpus_compare_alike_in_both_directions():
+    random = Random(9)
+    answers = [read_answer(row["gold"], row.get("kind", "auto"), row.get("choices")) for row in ROWS]
+    answers += [find_answer(row["text"], answer.kind, choices=row.get("choices")) for row, answer in zip(ROWS, answers, strict=True)]
+    for _ in range(10_000):
+        a, b = random.choice(answers), random.choice(answers)
+        assert same_answer(a, b) == same_answer(b, a)
+        assert same_answer(a, a) == (a.value is not None)
+
+
+@settings(max_examples=300, deadline=None)
+@given(NUMBERS, st.sampled_from(["{} km", "{}%", "${}", "{:,} apples", "-{}", "{}/7", "{} 1/2", "{}e2", "{}.25"]))
+def test_a_number_read_and_written_again_is_the_same(number, form):
+    value = read_answer(form.format(abs(number)), "number").value
+    assert isinstance(value, Quantity)
+    assert read_answer(f"{value.number}{'%' if value.percent else ''}", "number").value == Quantity(value.number, "", value.percent)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=200), st.sampled_from(["auto", *KINDS]), st.booleans())
 def test_no_text_raises(text, kind, fallback):
     find_answer(text, kind, fallback=fallback)
-    find_answer(f"Final Answer: {text}", kind, fallback=fallback)
+    marked = find_answer(f"Final Answer: {text}", kind, fallback=fallback)
+    assert same_answer(marked, marked) == (marked.value is not None)
+    read_answer(text, kind)
+    read_answer(text, kind, ["20 km/h", text, "40 km/h"])
+    same_answer(text, "36")
+
+
+# What texts that break parsers are made of.
+PIECES = st.sampled_from([
+    "1", "36", "1,234", ".5", "-", "−", "/", "%", "$", "\\frac{", "\\boxed{", "}", "{", "\\$", "^", "(", ")", "[", "]", "=", ",", ";",
+    " ", "\n", "**", "`", "'", '"', "####", "Final Answer:", "A:", "The answer is ", "yes", "no", "or", "and", "x", "e", "km/h", "apples",
+    "March", "5th", "3:05", "PM", "½", "²", "٣", "\u200b", "\u2028", "\x00", "\\text{", "<think>", "</think>", "\nQuestion:", "(B)", "__",
+])  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(PIECES, max_size=14).map("".join), st.sampled_from(["auto", *KINDS]), st.booleans())
+def test_no_mixture_of_what_answers_are_made_of_raises(text, kind, fallback):
+    found = find_answer(text, kind, fallback=fallback)
+    assert (found.value is not None) == (found.status == "found")
+    assert same_answer(found, found) == (found.value is not None)
+    assert same_answer(text, text) == (read_answer(text).value is not None)
+    check_steps(text)
 
 
 # --- hostile text
@@ -232,6 +285,11 @@ def test_code_in_an_answer_is_never_run(monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
         for name in ("eval", "exec", "compile"):
             patched.setattr(builtins, name, refuse)
+        if "sympy" in sys.modules:  # torch brings it along
+            patched.setattr("sympy.sympify", refuse)
+            patched.setattr("sympy.parsing.sympy_parser.parse_expr", refuse)
+        for row in ROWS:
+            outcome(row)
         statuses = {find_answer(text, kind).status for text in texts for kind in ("auto", "number", "text")}
     assert statuses == {"no_answer"}
     assert not marker.exists()

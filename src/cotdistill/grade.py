@@ -77,11 +77,11 @@ def percent_unclear(a: Answer, b: Answer) -> bool:
 
 
 def matches(answer: Answer, gold: Answer, symbolic: Symbolic | None = None) -> bool | None:
-    """Whether an answer is the gold. Where one of the two is too complex to read and the other has text,
-    ``symbolic`` says so; None if nobody can."""
-    if "too_complex" not in (answer.status, gold.status):
-        return same_answer(answer, gold)
-    return symbolic(answer.text, gold.text) if symbolic and answer.source and answer.text and gold.text else None
+    """Whether an answer is the gold. Of a gold that is too complex to read ``symbolic`` says so; None if nobody
+    can. A gold that can be read is never compared by ``symbolic``: verdicts do not depend on what is installed."""
+    if gold.status != "too_complex":
+        return None if answer.status == "too_complex" else same_answer(answer, gold)
+    return symbolic(answer.text, gold.text) if symbolic and answer.source and answer.text else None
 
 
 def _mark(answer: Answer, gold: Answer | None, symbolic: Symbolic | None) -> tuple[str, bool | None]:
@@ -90,9 +90,9 @@ def _mark(answer: Answer, gold: Answer | None, symbolic: Symbolic | None) -> tup
         return status, None
     if percent_unclear(answer, gold):
         return "ambiguous", False
-    if "too_complex" not in (answer.status, gold.status):
-        return status, same_answer(answer, gold)
     same = matches(answer, gold, symbolic)
+    if gold.status != "too_complex":
+        return status, bool(same)
     if same is None:
         return ("too_complex" if answer.status == "found" else status), False
     return answer.source, same

@@ -106,7 +106,7 @@ BOOLEAN = re.compile(r"(?<![\w'-])(yes|true|false|no(?=\s{0,3}(?:[.,;:!*\"')\]]|
 _BOOLEAN_FIRST = re.compile(r"[\W_]{0,5}(?:(yes|true|false)(?![\w-])|"
                             r"(no)(?=[\W_]{0,5}$|[,.;:!*]|\s(?:it|the|he|she|they|this|that|we)\s))",
                             re.IGNORECASE)  # fmt: skip
-_OR = re.compile(r"\s?(?:or|/)\s?(?:yes|no|true|false)", re.IGNORECASE)
+_OR = re.compile(r"\s?(?:or|and|/)\s?(?:yes|no|true|false)", re.IGNORECASE)
 
 
 def _read_boolean(text: str) -> "Reading":
@@ -152,10 +152,16 @@ def _read_choice(text: str, choices: Sequence[str] | None) -> "Reading":
         agreed = (named or {first[1].upper()}) & ({first[1].upper()} if not others - {first[1].upper()} else set())
         return _one(agreed) if agreed else ("ambiguous", None)
     if same:
-        return _one(same)
+        prefix = _OPTION_PREFIX.match(text)  # "a) 40 km/h" where that is option B
+        other = prefix and prefix[0].strip("(). :").upper() not in same and not _written_in(text, choices or ())
+        return ("ambiguous", None) if other else _one(same)
     if choices and (inside := _options_inside(text, choices)):
         return _one(inside)
     return _one({letter for letter, _, _ in letters_in(text, count)})
+
+
+def _written_in(text: str, choices: Sequence[str]) -> bool:
+    return text.casefold() in (option.strip().casefold() for option in choices)
 
 
 def _same_option(text: str, option: str) -> bool:

@@ -27,8 +27,8 @@ _FORMS = [  # (pattern, the order of its groups)
     (re.compile(rf"{_START}{_MONTH},? {{0,2}}{_YEAR}", re.I), "my"),
 ]
 _TIME = re.compile(
-    r"(?<![0-9a-z:.-])(?:([0-2]?[0-9])[:.]([0-5][0-9])(?::([0-5][0-9]))? ?([ap]\.?m)?(?![0-9a-z:%])|"
-    r"([01]?[0-9]) ?(?:([ap]\.?m)(?![a-z])|o'clock ?([ap]\.?m)?)|(noon|midnight)(?![a-z]))",
+    r"(?<![0-9a-z:.-])(?:([0-2]?[0-9])[:.]([0-5][0-9])(?::([0-5][0-9]))? {0,3}([ap]\.?m)?(?![0-9a-z:%])|"
+    r"([01]?[0-9]) {0,3}(?:([ap]\.?m)(?![a-z])|o'clock ?([ap]\.?m)?)|(noon|midnight)(?![a-z]))",
     re.IGNORECASE,
 )
 _CLOCK = re.compile(r"[:ap]|noon|midnight|clock", re.IGNORECASE)

@@ -66,6 +66,6 @@ def _without_latex(text: str) -> str:
 
 def _write_fraction(match: re.Match[str]) -> str:
     top, bottom = [group.strip() for group in match.groups()[1:] if group is not None]
-    if top.isdecimal() and bottom.isdecimal():
+    if top.removeprefix("-").isdecimal() and bottom.isdecimal():
         return f"{'' if match['mixed'] is None else ' '}{top}/{bottom}"
     return f"({top})/({bottom})"
