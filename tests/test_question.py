@@ -233,7 +233,7 @@ def test_a_huge_number_is_text_or_an_error_of_ours(tmp_path: Path) -> None:
 
 
 def test_unreadable_golds_stop_the_run_with_up_to_five_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    def judge(question: Question) -> str | None:
+    def judge(question: Question, symbolic: object = None) -> str | None:
         return None if question.text == "good" else "no_answer"
 
     monkeypatch.setattr(verdict, "judge_gold", judge, raising=False)

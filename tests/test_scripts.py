@@ -121,7 +121,7 @@ GEN = "python scripts/gen_cot.py --teacher_model {model} --input_file {input} --
         ('{"question": "a"}\n{"question": \n', "models/teacher", "", 1, ["bad_input.jsonl:2"]),
         ('{"text": "a"}\n', "models/teacher", "", 1, ["bad_input.jsonl:1", "question"]),
         ('{"id": "1", "question": "a"}\n{"id": "1", "question": "b"}\n', "models/teacher", "", 1, ["1"]),
-        ('{"id": "q9", "question": "a", "answer": "x^2 + y"}\n', "models/teacher", "", 1, ["q9", "x^2 + y"]),
+        ('{"id": "q9", "question": "a", "answer": "x^2 + y", "kind": "date"}\n', "models/teacher", "", 1, ["q9", "x^2 + y"]),
         ('{"question": "a"}\n', "models/none", "", 1, ["models/none"]),
         ('{"question": "a"}\n', "data", "", 1, ["config.json"]),
         ('{"question": "a"}\n', "models/teacher", "--engine warp", 2, ["warp", "transformers"]),

@@ -251,3 +251,16 @@ def test_an_unreadable_gold_is_refused_with_the_reason(question, reason):
 def test_only_three_statuses_teach():
     assert {"correct", "agrees", "unchecked"} == TEACHES
     assert Verdict("q#0", "correct").flags == ()
+
+
+def test_a_symbolic_gold_is_judged_by_the_comparator_that_is_given():
+    asked = Question("q", ASKED.text, r"\sqrt{8}")
+    given = trace(r"Final Answer: 2\sqrt{2}")
+    assert judge_gold(asked) is not None
+    assert judge_gold(asked, lambda a, b: None) is not None
+    assert judge_gold(asked, lambda a, b: True) is None
+    assert judge(given, asked).status == "too_complex"
+    for says, status in ((True, "correct"), (False, "wrong"), (None, "too_complex")):
+        assert judge(given, asked, symbolic=lambda a, b, says=says: says).status == status
+    assert judge(trace("I do not know."), asked, symbolic=lambda a, b: True).status == "no_answer"
+    assert judge(trace("Final Answer: 9**9**9"), ASKED, symbolic=lambda a, b: True).status == "too_complex"

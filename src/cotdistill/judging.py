@@ -21,6 +21,7 @@ from cotdistill.marker import MARKERS
 from cotdistill.question import Question, load_questions
 from cotdistill.recipe import Verify
 from cotdistill.selection import drop_duplicates, keep_different
+from cotdistill.symbolic import same_symbolic
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import TEACHES, Verdict, judge
@@ -91,7 +92,7 @@ def judge_question(
     """The verdicts of all traces of one question, in order; ``hit`` is the test question that it meets."""
     question, markers = _with_kind(question, settings), all_markers(settings)
     verdicts = [
-        judge(trace, question, steps=settings.steps, repair=settings.repair, markers=markers,
+        judge(trace, question, steps=settings.steps, repair=settings.repair, markers=markers, symbolic=same_symbolic,
               max_words=settings.max_words)
         for trace in traces
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from cotdistill.grade import grade
 from cotdistill.journal import Journal, forget_errors, read_rows
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
+from cotdistill.symbolic import same_symbolic
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ def predict(
 
 def graded(question: Question, sample: int, completion: Completion) -> Prediction:
     """Read the answer in a completion, strictly and leniently, and hold it against gold."""
-    marks = grade(completion.text, completion.finish, question)
+    marks = grade(completion.text, completion.finish, question, symbolic=same_symbolic)
     return Prediction(
         question_id=question.id,
         sample=sample,

@@ -253,9 +253,10 @@ def _text(where: str, key: str, value: object) -> str | None:
 
 def check_golds(questions: Iterable[Question]) -> None:
     """Raise ``DataError`` naming up to five questions whose gold our own reader cannot find or match."""
+    from cotdistill.symbolic import same_symbolic  # late: a question loads without its judges
     from cotdistill.verdict import judge_gold
 
-    bad = [f"{question.id} ({reason})" for question in questions if (reason := judge_gold(question))]
+    bad = [f"{question.id} ({reason})" for question in questions if (reason := judge_gold(question, same_symbolic))]
     if bad:
         listed = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
         raise DataError(f"{len(bad)} gold answers cannot be read: {listed}; correct them or leave them out")

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from cotdistill.answer import Answer, find_answer, same_answer
-from cotdistill.grade import gold_of, percent_unclear
+from cotdistill.grade import Symbolic, gold_of, matches, percent_unclear
 from cotdistill.kinds import KINDS
 from cotdistill.marker import MARKERS, STOPS
 from cotdistill.question import Question
@@ -66,18 +66,20 @@ def judge(
     markers: tuple[str, ...] = MARKERS,
     max_words: int | None = None,
     control_tokens: frozenset[str] = CONTROL_TOKENS,
+    symbolic: Symbolic | None = None,
 ) -> Verdict:
     """Judge one trace against its question's gold; without gold, what is complete and sound is ``unchecked``.
 
     ``steps``: a false arithmetic claim makes a trace ``bad_step``. ``repair``: with gold, a trace whose last
     number, choice or word is right and that only lacks the final line is ``correct`` with flag ``repaired``.
     ``max_words``: longer traces are ``too_long``, like any of more than ``MAX_CHARACTERS``.
+    ``symbolic`` compares with a gold that is too complex to read, such as ``symbolic.same_symbolic``.
     """
     if unfit := _unfit(trace, max_words, control_tokens):
         return Verdict(trace.id, unfit[0], trace.final_answer, reason=unfit[1])
     question = question or Question(trace.question_id, trace.question)
     gold, kind = gold_of(question)
-    if gold is not None and gold.value is None:
+    if gold is not None and gold.value is None and not (symbolic and gold.status == "too_complex"):
         return Verdict(trace.id, "too_complex", reason=f"the gold {question.gold!r} cannot be read as a {kind}")
     answer = find_answer(trace.reasoning, kind, markers=markers, choices=question.choices)
     flags = answer.flags
@@ -86,7 +88,7 @@ def judge(
         whole = _with_final_line(trace.reasoning, lenient.text, flags)
         if same_answer(lenient, gold) and _reads_back(whole, gold, question):
             answer, flags = lenient, (*flags, "repaired")
-    if (status := _judge_answer(answer, gold)) not in TEACHES:
+    if (status := _judge_answer(answer, gold, symbolic)) not in TEACHES:
         reason = f"the gold is {gold.text}" if gold is not None and answer.value is not None else ""
         return Verdict(trace.id, status, answer.text, flags, reason=reason)
     bad = check_steps(_before_run_on(trace.reasoning, flags)).bad if steps else ()
@@ -102,12 +104,14 @@ def taught_text(trace: Trace, verdict: Verdict) -> str:
     return _before_run_on(trace.reasoning, verdict.flags)
 
 
-def judge_gold(question: Question) -> str | None:
+def judge_gold(question: Question, symbolic: Symbolic | None = None) -> str | None:
     """Why no answer could ever match this question's gold, None if one can (or there is no gold)."""
     if question.kind not in (None, *KINDS):
         return f"unknown answer kind {question.kind!r}; known are {', '.join(KINDS)}"
     gold, kind = gold_of(question)
     if gold is None:
+        return None
+    if gold.status == "too_complex" and symbolic and symbolic(gold.text, gold.text):
         return None
     if gold.value is None:
         return f"gold {question.gold!r} cannot be read as a {kind}: {gold.status}"
@@ -145,7 +149,10 @@ def _unfit(trace: Trace, max_words: int | None, control_tokens: frozenset[str]) 
     return None
 
 
-def _judge_answer(answer: Answer, gold: Answer | None) -> Status:
+def _judge_answer(answer: Answer, gold: Answer | None, symbolic: Symbolic | None) -> Status:
+    if gold is not None and gold.status == "too_complex" and answer.text:
+        same = matches(answer, gold, symbolic)
+        return "too_complex" if same is None else "correct" if same else "wrong"
     if answer.status != "found":
         return answer.status
     if gold is None:
