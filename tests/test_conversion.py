@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cotdistill import conversion
-from cotdistill.conversion import SOURCE_FILE, is_converted, read_header, sha256_of, to_hugging_face
+from cotdistill.conversion import SOURCE_FILE, is_converted, read_header, to_hugging_face
 from cotdistill.errors import SetupError
+from cotdistill.identity import sha256_of
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BYTES = list(bytes_to_unicode().values())

@@ -105,8 +105,10 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(project):
     assert call(project, command.format(tokens=4, more="")).returncode == 0
     assert (project / "data/resumed.jsonl").read_bytes().startswith(first)
     assert len(rows(project / "data/resumed.jsonl")) == 6
-    changed = call(project, command.format(tokens=5, more=""))
+    verdicts = (project / "data/resumed.verdicts.jsonl").read_bytes()
+    changed = call(project, command.format(tokens=5, more="--limit 1"))
     assert changed.returncode == 1
+    assert (project / "data/resumed.verdicts.jsonl").read_bytes() == verdicts  # a refused command touches nothing
     assert "max_new_tokens: 4 -> 5" in changed.stderr
     assert call(project, command.format(tokens=5, more="--overwrite")).returncode == 0
 

@@ -10,7 +10,6 @@ vision towers. ``python -m benchmarks.conversion`` measures the agreement with l
 """
 
 import contextlib
-import hashlib
 import io
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from cotdistill.errors import SetupError
+from cotdistill.identity import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -220,12 +220,6 @@ def has_equal_embeddings(model: Any) -> bool:
 
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     return head is not None and torch.equal(head.weight, embeddings.weight)
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_space(directory: Path, needed: int) -> None:

@@ -24,10 +24,10 @@ from cotdistill.conversion import (
     is_converted,
     refuse_other_model,
     require_space,
-    sha256_of,
     to_hugging_face,
 )
 from cotdistill.errors import SetupError
+from cotdistill.identity import sha256_of
 from cotdistill.sources import Progress, Unavailable, from_hub, from_wheels, size_of
 
 log = logging.getLogger(__name__)

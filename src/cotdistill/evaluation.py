@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from cotdistill.disk import write_atomic
-from cotdistill.engines import Engine, Sampling
-from cotdistill.engines.opening import find_gguf, open_engine
+from cotdistill.engines import Engine, EngineName, Sampling
+from cotdistill.engines.opening import open_engine, opened_late
 from cotdistill.errors import SetupError
 from cotdistill.lock import locked
 from cotdistill.manifest import Manifest, versions
@@ -39,7 +40,7 @@ def evaluate_all(
     *,
     max_new_tokens: int,
     batch_size: int,
-    engine: str,
+    engine: EngineName,
     system_prompt: str | None,
     limit: int | None,
     load_in_4bit: bool | None,
@@ -56,37 +57,39 @@ def evaluate_all(
     system = system_prompt if system_prompt is not None else _system_prompt(contestants)
     record = output_file.with_name(f"{output_file.stem}.manifest.json")
     answers: dict[str, list[Prediction]] = {}
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+
+    def open_teacher(model: str) -> Engine:
+        models = Models(model, "", engine, trust_remote_code, load_in_4bit)
+        asked = Generate(system_prompt=system, sampling=sampling)
+        return teacher_engine(models, batch_size, questions, asked, (), device_map)
+
+    def open_student(model: str, adapter: Path | None) -> Engine:
+        return open_engine(
+            model, engine="transformers", adapter=adapter, batch_size=batch_size, load_in_4bit=load_in_4bit,
+            device_map=device_map, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+
     with locked(record):
         manifest = Manifest.open(record)
         for one in contestants:
-            is_gguf = find_gguf(one.model) is not None or not Path(one.model).exists()
-            with_llama = one.name == "teacher" and is_gguf and engine != "transformers"
-
-            def open_model(one: Contestant = one, with_llama: bool = with_llama) -> Engine:
-                if with_llama:
-                    sampling = Sampling(max_new_tokens=max_new_tokens)
-                    models = Models(one.model, "", "llama_cpp")
-                    generate = Generate(system_prompt=system, sampling=sampling)
-                    return teacher_engine(models, batch_size, questions, generate, ())
-                return open_engine(
-                    one.model, engine="transformers", adapter=one.adapter, batch_size=batch_size,
-                    load_in_4bit=load_in_4bit, device_map=device_map, trust_remote_code=trust_remote_code,
-                )  # fmt: skip
-
-            answers[one.name] = run_evaluate(
-                one.name,
-                questions,
-                one.file,
-                manifest,
-                model=identify(one.model, gguf=with_llama),
-                adapter=one.adapter,
-                system_prompt=system,
-                sampling=Sampling(max_new_tokens=max_new_tokens),
-                batch_size=batch_size,
-                open_model=open_model,
-                overwrite=overwrite,
-                quiet=quiet,
-            )
+            is_teacher = one.name == "teacher"
+            open_it = partial(open_teacher, one.model) if is_teacher else partial(open_student, one.model, one.adapter)
+            with opened_late(open_it) as open_model:
+                answers[one.name] = run_evaluate(
+                    one.name,
+                    questions,
+                    one.file,
+                    manifest,
+                    model=identify(one.model, gguf=is_teacher and engine != "transformers"),
+                    adapter=one.adapter,
+                    system_prompt=system,
+                    sampling=sampling,
+                    batch_size=batch_size,
+                    open_model=open_model,
+                    overwrite=overwrite,
+                    quiet=quiet,
+                )
         manifest.note(versions=versions())
     _conclude(questions, answers, contestants, output_file)
 

@@ -1,12 +1,25 @@
-"""Identity: which model is this, wherever it lies."""
+"""Identity: which file, model or value is this, wherever it lies."""
 
 import hashlib
 from pathlib import Path
+
+import msgspec
 
 from cotdistill.errors import SetupError
 
 SAMPLES = 16
 CHUNK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """16 hex digits for plain data or a struct: equal values have equal digests."""
+    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:16]
 
 
 def model_hash(path: Path) -> str:
@@ -17,18 +30,18 @@ def model_hash(path: Path) -> str:
     of integrity; downloads from the catalogue are checked in full. Raises ``SetupError`` where nothing is there.
     """
     if path.is_file():
-        files, digest = [path], hashlib.sha256()
+        files, found = [path], hashlib.sha256()
     elif (path / "config.json").is_file():
-        digest = hashlib.sha256((path / "config.json").read_bytes())
+        found = hashlib.sha256((path / "config.json").read_bytes())
         patterns = ("*.safetensors", "pytorch_model*.bin")
         files = sorted(file for pattern in patterns for file in path.glob(pattern))
     else:
         raise SetupError(f"{path} is neither a GGUF file nor a directory with a config.json")
     for file in files:
         size = file.stat().st_size
-        digest.update(f"{size}\n".encode())
+        found.update(f"{size}\n".encode())
         with file.open("rb") as content:
             for i in range(SAMPLES):
                 content.seek(max(0, size - CHUNK) * i // (SAMPLES - 1))
-                digest.update(content.read(CHUNK))
-    return digest.hexdigest()[:16]
+                found.update(content.read(CHUNK))
+    return found.hexdigest()[:16]

@@ -9,7 +9,6 @@ A stage is keyed by its settings (the hashes of its inputs are settings too): th
 settings are refused. The caller holds the lock of the run; secrets never belong into settings or notes.
 """
 
-import hashlib
 import importlib.metadata
 import logging
 import os
@@ -26,6 +25,7 @@ import msgspec
 from cotdistill import __version__
 from cotdistill.disk import cannot, write_atomic
 from cotdistill.errors import DataError, ResumeError
+from cotdistill.identity import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -225,8 +225,7 @@ def is_harmless(stage: str, key: str) -> bool:
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex. Raises ``DataError`` where it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(Path(path))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
 

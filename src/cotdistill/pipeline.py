@@ -13,15 +13,15 @@ Running it again goes on where it stopped; finished stages are not done again.
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from cotdistill.disk import write_atomic
-from cotdistill.download import local_model
 from cotdistill.engines import Engine, Sampling
-from cotdistill.engines.opening import open_engine
+from cotdistill.engines.opening import open_engine, opened_late
 from cotdistill.errors import DataError
 from cotdistill.generated import chance_rate, generate, prove_disjoint
 from cotdistill.journal import read_rows, write_rows
@@ -174,37 +174,27 @@ class Run:
             plan["teacher"] = (models.teacher, self.teacher, None)
         answers: dict[str, tuple[list[Prediction], list[Prediction]]] = {}
         for name, (spec, identity, adapter) in plan.items():
-            opened: list[Engine] = []
-
-            def open_once(
-                name: str = name, spec: str = spec, adapter: Path | None = adapter, opened: list[Engine] = opened
-            ) -> Engine:
-                if not opened:
-                    opened.append(self._open(name, spec, adapter, [*sets.held_out, *sets.unseen]))
-                return opened[0]
-
-            parts = []
-            for label, questions in (("", sets.held_out), ("unseen/", sets.unseen)):
-                parts.append(
-                    run_evaluate(
-                        f"{label}{name}",
-                        questions,
-                        self.directory / "6_predictions" / f"{label}{name}.jsonl",
-                        self.manifest,
-                        model=identity,
-                        adapter=adapter,
-                        system_prompt=self.recipe.generate.system_prompt,
-                        sampling=Sampling(max_new_tokens=settings.max_new_tokens),
-                        batch_size=settings.batch_size,
-                        open_model=open_once,
-                        overwrite=self.overwrite,
-                        quiet=self.quiet,
+            parts: list[list[Prediction]] = []
+            with opened_late(partial(self._open, name, spec, adapter, [*sets.held_out, *sets.unseen])) as open_model:
+                for label, questions in (("", sets.held_out), ("unseen/", sets.unseen)):
+                    parts.append(
+                        run_evaluate(
+                            f"{label}{name}",
+                            questions,
+                            self.directory / "6_predictions" / f"{label}{name}.jsonl",
+                            self.manifest,
+                            model=identity,
+                            adapter=adapter,
+                            system_prompt=self.recipe.generate.system_prompt,
+                            sampling=Sampling(max_new_tokens=settings.max_new_tokens),
+                            batch_size=settings.batch_size,
+                            open_model=open_model,
+                            overwrite=self.overwrite,
+                            quiet=self.quiet,
+                        )
+                        if questions
+                        else []
                     )
-                    if questions
-                    else []
-                )
-            for engine in opened:
-                engine.close()
             answers[name] = (parts[0], parts[1])
         return answers
 
@@ -214,7 +204,7 @@ class Run:
             asked = Generate(generate.system_prompt, sampling=Sampling(max_new_tokens=settings.max_new_tokens))
             return teacher_engine(models, generate.batch_size, questions, asked, ())
         return open_engine(
-            str(local_model(spec, want="hf")), engine="transformers", adapter=adapter, batch_size=settings.batch_size,
+            spec, engine="transformers", adapter=adapter, batch_size=settings.batch_size,
             load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code,
         )  # fmt: skip
 

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.asking import ask, refuse_changed, row_id
+from cotdistill.asking import record, row_id
 from cotdistill.engines import Completion, Engine, Finish, Sampling
 from cotdistill.grade import grade
-from cotdistill.journal import Journal, forget_errors, read_rows
-from cotdistill.prompt import Shot
 from cotdistill.question import Question
 from cotdistill.symbolic import same_symbolic
 
@@ -42,6 +40,10 @@ class Prediction(msgspec.Struct, frozen=True):
     seconds: float
     error: str | None = None
 
+    @property
+    def id(self) -> str:
+        return row_id(self.question_id, self.sample)
+
 
 def predict(
     engine: Engine,
@@ -49,22 +51,15 @@ def predict(
     path: Path,
     *,
     system: str,
-    shots: Sequence[Shot] = (),
     sampling: Sampling,
-    num_samples: int = 1,
     show: Callable[[Prediction], None] = lambda prediction: None,
 ) -> None:
     """Ask a model every question and append its graded answers to ``path``; rows already there are kept."""
-    forget_errors(path, Prediction)
-    with Journal(path, Prediction, key=lambda row: row_id(row.question_id, row.sample)) as journal:
-        refuse_changed(path, ((p.question_id, p.question) for p in read_rows(path, Prediction)), questions)
-        for question, sample, _, completion in ask(
-            engine, questions, system=system, shots=shots, sampling=sampling, num_samples=num_samples,
-            done=journal.done,
-        ):  # fmt: skip
-            prediction = graded(question, sample, completion)
-            journal.append(prediction)
-            show(prediction)
+    record(
+        engine, questions, path, Prediction, key=lambda row: row.id, asked=lambda row: (row.question_id, row.question),
+        make=lambda question, sample, _, completion: graded(question, sample, completion),
+        system=system, sampling=sampling, show=show,
+    )  # fmt: skip
 
 
 def graded(question: Question, sample: int, completion: Completion) -> Prediction:

@@ -5,7 +5,6 @@ Teacher and student see the same words, except that the teacher may also see wor
 are not given it.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import msgspec
 
 from cotdistill.engines import Message
 from cotdistill.errors import DataError
+from cotdistill.identity import digest
 from cotdistill.question import Question
 
 SYSTEM_PROMPT = (
@@ -64,4 +64,4 @@ def messages_for(question: Question, system: str, shots: Sequence[Shot] = ()) ->
 
 def prompt_hash(messages: Sequence[Message]) -> str:
     """First 16 hex digits of the SHA-256 of the messages: equal prompts have equal hashes."""
-    return hashlib.sha256(msgspec.json.encode(messages)).hexdigest()[:16]
+    return digest(messages)

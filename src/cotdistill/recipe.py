@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import yaml
 
-from cotdistill.engines import Sampling
+from cotdistill.engines import EngineName, Sampling
 from cotdistill.errors import DataError, UsageError
 from cotdistill.generated import Task
 from cotdistill.kinds import KINDS
@@ -31,7 +31,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     teacher: str
     student: str
-    engine: Literal["auto", "transformers", "llama_cpp"] = "auto"
+    engine: EngineName = "auto"
     trust_remote_code: bool = False
     load_in_4bit: bool | None = None
 

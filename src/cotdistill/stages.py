@@ -6,7 +6,6 @@ A stage claims its settings in a manifest before it works and is marked done aft
 same settings go on, other settings are refused. A finished stage is not done again, and loads no model.
 """
 
-import hashlib
 import logging
 import shutil
 import tempfile
@@ -24,10 +23,10 @@ from cotdistill.download import local_model
 from cotdistill.engines import Engine, Sampling
 from cotdistill.engines.opening import find_gguf, open_engine
 from cotdistill.errors import TrainingError
-from cotdistill.identity import model_hash
-from cotdistill.journal import encode_row, read_rows, write_rows
+from cotdistill.identity import digest, model_hash
+from cotdistill.journal import Journal, encode_row, read_rows, write_rows
 from cotdistill.judging import Tally, judge_file, watched
-from cotdistill.manifest import Manifest
+from cotdistill.manifest import Manifest, file_hash
 from cotdistill.prediction import Prediction, predict
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, user_text
@@ -83,7 +82,7 @@ def run_generate(
     claimed = {
         "model": model,
         "system_prompt": settings.system_prompt,
-        "few_shot": _digest(msgspec.to_builtins(tuple(shots))) if shots else None,
+        "few_shot": digest(msgspec.to_builtins(tuple(shots))) if shots else None,
         "num_samples": settings.num_samples,
         "batch_size": settings.batch_size,
         "sampling": msgspec.to_builtins(settings.sampling),
@@ -196,7 +195,7 @@ def run_train(
     claimed = {
         "student": identify(student, gguf=False),
         "system_prompt": system_prompt,
-        "examples": _digest([[trace_id, user_text(q), text] for trace_id, q, text in pairs]),
+        "examples": digest([[trace_id, user_text(q), text] for trace_id, q, text in pairs]),
         "load_in_4bit": load_in_4bit,
         "trust_remote_code": trust_remote_code,
         "train": msgspec.to_builtins(settings),
@@ -260,7 +259,7 @@ def run_evaluate(
     stage = f"evaluate/{name}"
     claimed: dict[str, Any] = {
         "model": model,
-        "adapter": _digest((adapter / "adapter_model.safetensors").read_bytes().hex()) if adapter else None,
+        "adapter": file_hash(adapter / "adapter_model.safetensors") if adapter else None,
         "system_prompt": system_prompt,
         "batch_size": batch_size,
         "sampling": msgspec.to_builtins(sampling),
@@ -292,11 +291,5 @@ def _rows(path: Path, type_: type[Any]) -> list[Any]:
     """Rows of a journal that may not exist yet or may end in a torn line, which its writer will repair."""
     if not path.exists():
         return []
-    from cotdistill.journal import Journal
-
-    with Journal(path, type_, key=lambda row: getattr(row, "id", None) or row_id(row.question_id, row.sample)):
+    with Journal(path, type_, key=lambda row: row.id):
         return list(read_rows(path, type_))
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:16]

@@ -12,9 +12,8 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.answer import find_answer
-from cotdistill.asking import ask, refuse_changed
-from cotdistill.engines import Engine, Finish, Sampling
-from cotdistill.journal import Journal, forget_errors, read_rows
+from cotdistill.asking import record
+from cotdistill.engines import Completion, Engine, Finish, Sampling
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
 
@@ -55,26 +54,24 @@ def teach(
     Rows already there are not asked again, except those that failed. A request that fails becomes a row
     with ``finish="error"``: counted, never taught, asked again on the next run.
     """
-    forget_errors(path, Trace)
-    with Journal(path, Trace, key=lambda trace: trace.id) as journal:
-        refuse_changed(path, ((t.question_id, t.question) for t in read_rows(path, Trace)), questions)
-        for question, sample, hashed, completion in ask(
-            engine, questions, system=system, shots=shots, sampling=sampling, num_samples=num_samples,
-            done=journal.done,
-        ):  # fmt: skip
-            trace = Trace(
-                id=completion.key,
-                question_id=question.id,
-                question=question.text,
-                reasoning=completion.text,
-                final_answer=find_answer(completion.text).text,
-                finish=completion.finish,
-                model=name,
-                sample=sample,
-                prompt_tokens=completion.prompt_tokens,
-                completion_tokens=completion.completion_tokens,
-                prompt_hash=hashed,
-                error=completion.error,
-            )
-            journal.append(trace)
-            show(trace)
+
+    def make(question: Question, sample: int, hashed: str, completion: Completion) -> Trace:
+        return Trace(
+            id=completion.key,
+            question_id=question.id,
+            question=question.text,
+            reasoning=completion.text,
+            final_answer=find_answer(completion.text).text,
+            finish=completion.finish,
+            model=name,
+            sample=sample,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+            prompt_hash=hashed,
+            error=completion.error,
+        )
+
+    record(
+        engine, questions, path, Trace, key=lambda row: row.id, asked=lambda row: (row.question_id, row.question),
+        make=make, system=system, shots=shots, sampling=sampling, num_samples=num_samples, show=show,
+    )  # fmt: skip

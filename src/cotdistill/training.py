@@ -105,7 +105,6 @@ class Watch(TrainerCallback):
     """Stops on a loss that cannot be right, and reports progress."""
 
     def __init__(self, tokens_per_epoch: int, show: Callable[[Progress], None]) -> None:
-        self.losses: list[tuple[int, float]] = []
         self._show = show
         self._tokens_per_epoch = tokens_per_epoch
         self._start = time.monotonic()
@@ -124,7 +123,6 @@ class Watch(TrainerCallback):
                 f"the loss at step {state.global_step} is {loss}: "
                 "nothing is being learned; check the learning rate and that examples have answer tokens"
             )
-        self.losses.append((state.global_step, loss))
         seconds = max(time.monotonic() - self._start, 1e-9)
         done = ((state.epoch or 0.0) - self._first_epoch) * self._tokens_per_epoch
         self._show(Progress(state.global_step, state.max_steps, loss, done / seconds))

@@ -39,12 +39,10 @@ def evaluate(
     Every model gets the same prompt and the same scorer. Predictions of the base and the teacher go beside
     OUTPUT_FILE.
     """
-    from cotdistill.engines.opening import ENGINES
+    from cotdistill.engines.opening import engine_name
     from cotdistill.errors import UsageError
     from cotdistill.evaluation import Contestant, evaluate_all
 
-    if engine not in ENGINES:
-        raise UsageError(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
     if compare_base and not lora_model:
         raise UsageError("--compare_base needs --lora_model: without an adapter the base is all there is")
     if output_file.resolve() == test_file.resolve():
@@ -62,7 +60,7 @@ def evaluate(
         output_file,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
-        engine=engine,
+        engine=engine_name(engine),
         system_prompt=system_prompt,
         limit=limit,
         load_in_4bit=load_in_4bit,

@@ -38,6 +38,7 @@ def generate(
     Traces go to OUTPUT_FILE, verdicts beside it. The same command goes on where it was stopped.
     """
     from cotdistill.engines import Sampling
+    from cotdistill.engines.opening import engine_name
     from cotdistill.errors import UsageError
     from cotdistill.lock import locked
     from cotdistill.manifest import Manifest, versions
@@ -54,7 +55,7 @@ def generate(
     questions = load_questions(input_file, question_key=question_key, answer_key=answer_key, limit=limit).rows
     check_golds(questions)
     shots = load_few_shot(few_shot) if few_shot else ()
-    models = Models(teacher_model, "", engine, trust_remote_code, load_in_4bit)  # type: ignore[arg-type]
+    models = Models(teacher_model, "", engine_name(engine), trust_remote_code, load_in_4bit)
     sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed)
     settings = Generate(system_prompt, None, num_samples, batch_size, sampling)
     record = o.beside(output_file, "manifest.json")
@@ -70,14 +71,16 @@ def generate(
                 manifest,
                 settings=settings,
                 shots=shots,
-                model=identify(teacher_model, gguf=engine != "transformers"),
+                model=identify(teacher_model, gguf=models.engine != "transformers"),
                 open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
                 overwrite=overwrite,
                 quiet=quiet,
             )
-        finally:  # an interrupted run has traces too, and training must not have to judge them without gold
+        except KeyboardInterrupt:  # the traces so far, too: training must not have to judge them without gold
             if output_file.exists():
-                tally = run_verify(questions, output_file, verdicts, Verify())
+                run_verify(questions, output_file, verdicts, Verify())
+            raise
+        tally = run_verify(questions, output_file, verdicts, Verify())
         manifest.note(versions=versions())
     counts = tally.counts
     typer.echo(f"{output_file}: {counts.total()} traces, {tally.teach} may teach ({o.counted(counts)})")

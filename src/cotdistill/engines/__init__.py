@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+EngineName = Literal["auto", "transformers", "llama_cpp"]
 Finish = Literal["stop", "length", "error"]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.errors import SetupError
@@ -32,13 +33,10 @@ PATIENCE = 4.0
 class LlamaCppEngine:
     """``slots`` requests are decoded together, each with up to ``context`` tokens of prompt and answer."""
 
-    def __init__(
-        self, path: Path, *, name: str = "", slots: int = 8, context: int = 2048, threads: int = 0
-    ) -> None:
+    def __init__(self, path: Path, *, slots: int = 8, context: int = 2048) -> None:
         import xllamacpp
 
         self._path = path
-        self._name = name or path.stem
         self._slots = slots
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(path)
@@ -51,9 +49,6 @@ class LlamaCppEngine:
         parameters.endpoint_slots = True
         parameters.verbosity = 0
         parameters.warmup = False
-        if threads:
-            parameters.cpuparams.n_threads = threads
-            parameters.cpuparams_batch.n_threads = threads
         try:
             self._server: Any = xllamacpp.Server(parameters)
         except (RuntimeError, ValueError) as error:
@@ -62,7 +57,7 @@ class LlamaCppEngine:
     def describe(self) -> dict[str, str]:
         return {
             "engine": f"llama.cpp (xllamacpp {version('xllamacpp')})",
-            "model": self._name,
+            "model": self._path.stem,
             "hash": model_hash(self._path),
             "dtype": "gguf",
         }
@@ -70,8 +65,7 @@ class LlamaCppEngine:
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """At most ``slots`` requests are in flight; leaving the iterator early waits for those only."""
         todo = iter(requests)
-        first = next(todo, None)
-        if first is None:
+        if (first := next(todo, None)) is None:
             return
         todo = itertools.chain([first], todo)
         if len(first.messages) > 1:
@@ -163,8 +157,6 @@ class _Clock:
         self._last = time.monotonic()
 
     def stamp(self, completion: Completion) -> Completion:
-        import msgspec
-
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         return msgspec.structs.replace(completion, seconds=seconds)

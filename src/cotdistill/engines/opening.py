@@ -1,23 +1,33 @@
 """Choose the engine that can run a model, and open it."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import cast, get_args
 
 from cotdistill.download import local_model
-from cotdistill.engines import Engine
+from cotdistill.engines import Engine, EngineName
 from cotdistill.errors import SetupError, UsageError
 
 log = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "transformers", "llama_cpp"]
-ENGINES: tuple[EngineName, ...] = ("auto", "transformers", "llama_cpp")
+ENGINES: tuple[str, ...] = get_args(EngineName)
+
+
+def engine_name(written: str) -> EngineName:
+    """The engine meant by ``llama.cpp`` or ``llama-cpp``. Raises ``UsageError`` listing the names there are."""
+    name = written.replace("-", "_").replace(".", "_")
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine {written!r}; there are {', '.join(ENGINES)}")
+    return cast(EngineName, name)
 
 
 def open_engine(
     model: str,
     *,
-    engine: str = "auto",
+    engine: EngineName = "auto",
     adapter: Path | None = None,
     batch_size: int = 8,
     context: int = 2048,
@@ -30,9 +40,6 @@ def open_engine(
     ``auto`` takes llama.cpp for GGUF and for catalogue names, transformers otherwise. ``context`` is the most
     tokens of prompt and answer together that llama.cpp keeps for each of its ``batch_size`` slots.
     """
-    engine = engine.replace("-", "_").replace(".", "_")  # llama.cpp is also llama_cpp
-    if engine not in ENGINES:
-        raise UsageError(f"unknown engine {engine!r}; there are {', '.join(ENGINES)}")
     gguf = find_gguf(model)
     if engine == "auto":
         engine = "transformers" if adapter or (gguf is None and Path(model).exists()) else "llama_cpp"
@@ -61,6 +68,17 @@ def open_engine(
     if module is not None and module.dtype == torch.float32 and not getattr(loaded.module, "is_loaded_in_4bit", False):
         module.merge_adapter()  # in memory only; in fp32 the same answers, in half the time
     return TransformersEngine(loaded, module=module, batch_size=batch_size)
+
+
+@contextmanager
+def opened_late(open_it: Callable[[], Engine]) -> Iterator[Callable[[], Engine]]:
+    """Open an engine when it is first needed, once, and close it at the end if it was."""
+    once = cache(open_it)
+    try:
+        yield once
+    finally:
+        if once.cache_info().currsize:
+            once().close()
 
 
 def find_gguf(model: str) -> Path | None:
