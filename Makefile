@@ -9,11 +9,13 @@ PIP    := $(BIN)/python -m pip install --quiet
 # another index: make setup CPU_TORCH='torch --index-url URL'.
 CPU_TORCH ?= torch==2.13.0+cpu
 
-.PHONY: help setup quickstart test lint clean
+.PHONY: help setup quickstart fuzz faults test lint clean
 
 help:
 	@echo "make quickstart   the whole loop on real models: teacher, traces, LoRA, verdict"
 	@echo "make test         every test, one of them on a real model"
+	@echo "make fuzz         random and coverage-guided input for every reader, a minute each"
+	@echo "make faults       kills, full disks and twins on real processes, ten minutes; mounts a tmpfs of its own"
 	@echo "make lint         ruff and mypy"
 	@echo "make setup        only the virtual environment in $(VENV)"
 
@@ -31,6 +33,14 @@ quickstart: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+fuzz: $(READY)
+	$(PIP) atheris
+	COTDISTILL_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz.py
+	$(BIN)/python tests/fuzz_atheris.py --seconds $(or $(SECONDS),60)
+
+faults: $(READY)
+	$(BIN)/python tests/faults/suite.py
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -79,6 +79,32 @@ def test_plain_peft_loads_the_adapter_too(tiny, trained):
     assert (logits(loaded) - trained[1]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["use_dora", "use_rslora"])
+def test_dora_and_rslora_load_and_merge_as_they_were_trained(tiny, tmp_path, kind):
+    model = on_cpu(tiny)
+    teach(tiny, tmp_path, model=model, num_epochs=2, learning_rate=1e-2, lora={kind: True})
+    assert json.loads((tmp_path / "adapter_config.json").read_text())[kind] is True
+    assert any("magnitude" in name for name in weights(tmp_path)) is (kind == "use_dora")
+    loaded = load_adapter(on_cpu(tiny), tmp_path)
+    assert (logits(loaded) - logits(model.module)).abs().max() < 1e-5
+    loaded.merge_adapter()
+    assert (logits(loaded) - logits(model.module)).abs().max() < 1e-5
+
+
+def test_rslora_scales_by_the_root_of_the_rank(tiny, tmp_path):
+    teach(tiny, tmp_path, lora={"use_rslora": True, "r": 4, "alpha": 16})
+    layer = load_adapter(on_cpu(tiny), tmp_path).base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.scaling["default"] == 8  # Kalajdzievski 2023; plain LoRA's would be 4
+
+
+def test_a_dora_adapter_without_its_magnitudes_is_refused(tiny, tmp_path):
+    teach(tiny, tmp_path, lora={"use_dora": True})
+    kept = {name: tensor for name, tensor in weights(tmp_path).items() if "magnitude" not in name}
+    save_file(kept, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(SetupError, match=r"12 missing, .*lora_magnitude_vector"):
+        load_adapter(on_cpu(tiny), tmp_path)
+
+
 def test_the_card_says_what_the_student_was_trained_with(tiny, trained):
     card = read_card(trained[0])
     assert card == AdapterCard("Add.", hashlib.sha256(CHATML.encode()).hexdigest()[:16], model_hash(tiny), tiny.name, False)

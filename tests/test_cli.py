@@ -81,3 +81,10 @@ def test_dry_run_prints_the_resolved_recipe(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
     assert "learning_rate" in outcome.stdout
     assert "seed: 20261124" in outcome.stdout
+
+
+def test_a_library_that_finds_no_file_handle_is_one_sentence_too():
+    code = "from cotdistill.cli import guard; guard(lambda: (_ for _ in ()).throw(OSError(24, 'many', 'x.lock')))"
+    outcome = cotdistill(code=code)
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith("error: cannot use x.lock: too many files are open; raise the limit")

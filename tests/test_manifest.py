@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-import subprocess
-import sys
+import os
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cotdistill import manifest as manifest_module
 from cotdistill.errors import DataError, ResumeError
-from cotdistill.manifest import HARMLESS, Manifest, file_hash, git_revision, is_harmless, versions
+from cotdistill.machine import origin
+from cotdistill.manifest import Manifest, file_hash, input_of, record_of
 
 SETTINGS = {"model": "a", "sampling": {"temperature": 0.2, "stop": ("\n",)}, "batch_size": 8, "path": Path("x")}
 
@@ -59,20 +61,8 @@ def test_other_settings_are_refused_with_the_changed_keys_and_the_three_ways_on(
 
 def test_harmless_settings_do_not_count(tmp_path: Path) -> None:
     path, file = begun(tmp_path)
-    other = changed(batch_size=1, path="elsewhere", threads=4)
+    other = changed(batch_size=1, overwrite=True)
     Manifest.open(path).claim("generate", other, overwrite=False, files=[file])
-
-
-def test_every_harmless_setting_has_a_reason_and_the_others_count() -> None:
-    assert all(HARMLESS.values())
-    assert is_harmless("evaluate/base", "engine.batch_size")
-    assert is_harmless("report", "report.title")
-    for stage, key in [
-        ("train", "batch_size"), ("questions", "limit"), ("generate", "sampling.temperature"), ("generate", "seed"),
-        ("generate", "model"), ("generate", "sampling.max_new_tokens"), ("generate", "system_prompt"),
-        ("generate", "title.model"), ("train", "learning_rate"), ("generate", "few_shot_hash"),
-    ]:  # fmt: skip
-        assert not is_harmless(stage, key), (stage, key)
 
 
 def test_overwrite_forgets_the_stage_and_deletes_its_files(tmp_path: Path) -> None:
@@ -147,7 +137,8 @@ def test_notes_are_kept_beside_the_stages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"schema": 99}', b'{"schema": 1, "stages": {"a": {}}}', b"\xff"]
+    "content", [b"", b"{", b"[]", b'{"schema": 99}', b'{"schema": 1, "stages": {"a": {}}}', b"\xff",
+     b'{"schema": 1, "stages": {"a": {"settings": {}, "files": [], "started": "", "began": "today"}}}']
 )
 def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "manifest.json"
@@ -168,39 +159,6 @@ def test_file_hash_is_sha256(tmp_path: Path) -> None:
         file_hash(tmp_path / "nothere")
 
 
-def test_versions_are_found_without_importing_anything() -> None:
-    code = "import sys; from cotdistill.manifest import versions; print(versions()['python'], 'torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == [sys.version.split()[0], "False"]
-    found = versions(["msgspec", "no-such-library"])
-    assert set(found) == {"python", "platform", "cotdistill", "msgspec"}
-
-
-def test_the_revision_is_this_checkouts_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> str:
-        who = ["-c", "user.name=t", "-c", "user.email=t@t"]
-        command = ["git", "-C", str(tmp_path), *who, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    source = tmp_path / "manifest.py"
-    source.write_text("")
-    monkeypatch.setattr(manifest_module, "__file__", str(source))
-    assert git_revision() is None
-    git("init")
-    git("commit", "--allow-empty", "-m", "someone else's")
-    assert git_revision() is None
-    git("add", ".")
-    git("commit", "-m", "ours")
-    assert git_revision() == git("rev-parse", "HEAD")
-    source.write_text("# changed")
-    assert git_revision() == git("rev-parse", "HEAD") + "-dirty"
-
-
-def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nonexistent")
-    assert git_revision() is None
-
-
 def test_settings_that_made_nothing_bind_nobody(tmp_path):
     files = [tmp_path / "adapter"]
     Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 8}}, overwrite=False, files=files)
@@ -218,3 +176,93 @@ def test_overwrite_never_deletes_a_directory_that_nobody_here_made(tmp_path):
     with pytest.raises(ResumeError, match="not ours"):
         Manifest.open(tmp_path / "m.json").claim("train", {}, overwrite=True, files=[theirs])
     assert (theirs / "a.jpg").exists()
+
+
+def test_seconds_add_up_over_processes_and_a_killed_one_counts_up_to_its_last_row(tmp_path):
+    path, file = begun(tmp_path)
+    first = Manifest.open(path)
+    first.begin("generate", planned=3, engine="scripted")
+    began = time.time()
+    os.utime(file, (began + 40, began + 40))  # the last row before the kill
+    second = Manifest.open(path)
+    assert second.stages["generate"].spent(tmp_path) == pytest.approx(40, abs=0.5)
+    second.claim("generate", SETTINGS, overwrite=False, files=[file])
+    os.utime(file, (began + 900, began + 900))  # mending the file is not work
+    second.begin("generate", planned=3, engine="scripted")
+    second.finish("generate", rows=3, seconds=123)
+    done = Manifest.open(path)
+    assert done.facts("generate")["seconds"] == pytest.approx(40, abs=1)
+    assert done.stages["generate"].spent(tmp_path) == done.facts("generate")["seconds"]
+    assert done.stages["generate"].planned == 3
+
+
+def test_a_clock_that_went_back_takes_no_seconds_away(tmp_path):
+    path, file = begun(tmp_path)
+    Manifest.open(path).begin("generate")
+    os.utime(file, (1, 1))
+    assert Manifest.open(path).stages["generate"].spent(tmp_path) == 0
+
+
+def test_work_that_is_taken_up_again_is_owed_until_it_is_finished(tmp_path):
+    path, _ = begun(tmp_path)
+    manifest = Manifest.open(path)
+    manifest.finish("generate", rows=1)
+    manifest.begin("generate", planned=2)
+    assert not Manifest.open(path).done("generate")
+
+
+def test_rows_of_another_engine_or_number_format_are_not_mixed(tmp_path):
+    path, file = begun(tmp_path)
+    Manifest.open(path).begin("generate", engine="transformers, bfloat16")
+    with pytest.raises(ResumeError, match=r"engine: transformers, bfloat16 -> transformers, float32\).*--overwrite"):
+        Manifest.open(path).begin("generate", engine="transformers, float32")
+    file.unlink()  # nothing was made with it
+    manifest = Manifest.open(path)
+    manifest.claim("generate", SETTINGS, overwrite=False, files=[file])
+    manifest.begin("generate", engine="transformers, float32")
+
+
+def test_the_manifest_says_who_works_now_and_who_did_before(tmp_path, monkeypatch):
+    path, _ = begun(tmp_path)
+    Manifest.open(path).begin("generate")
+    before = origin()
+    monkeypatch.setattr(manifest_module, "origin", lambda: msgspec.structs.replace(before, git_revision="another"))
+    for _ in range(2):
+        Manifest.open(path).begin("generate")
+    written = json.loads(path.read_bytes())
+    assert written["versions"]["python"]
+    assert written["machine"]["cores"] >= 1
+    assert written["git_revision"] == "another"
+    assert [one["git_revision"] for one in written["earlier"]] == [before.git_revision]
+
+
+def test_what_is_prepared_is_noted_when_work_begins(tmp_path):
+    path, file = begun(tmp_path)
+    manifest = Manifest.open(path)
+    manifest.prepare(inputs={"input_file": "new"})
+    manifest.claim("generate", SETTINGS, overwrite=False, files=[file])
+    assert "inputs" not in json.loads(path.read_bytes())  # the stage may still refuse what is in the file
+    manifest.begin("generate")
+    assert json.loads(path.read_bytes())["inputs"] == {"input_file": "new"}
+
+
+def test_an_input_is_known_by_name_and_hash_and_never_by_its_directory(tmp_path):
+    (tmp_path / "q.jsonl").write_bytes(b"abc")
+    assert input_of(tmp_path / "q.jsonl") == {"name": "q.jsonl", "sha256": hashlib.sha256(b"abc").hexdigest()}
+    assert input_of("hub:a:train") == {"name": "hub:a:train"}
+
+
+def test_a_record_lies_in_a_run_directory_and_beside_anything_else(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/manifest.json").write_text("{}")
+    (tmp_path / "lora.v2").mkdir()
+    assert record_of(tmp_path / "run") == tmp_path / "run/manifest.json"
+    assert record_of(tmp_path / "lora.v2") == tmp_path / "lora.v2.manifest.json"
+    assert record_of(tmp_path / "cot.jsonl") == tmp_path / "cot.manifest.json"
+
+
+@pytest.mark.parametrize("file", ["../../secret.jsonl", "/etc/secret.jsonl"])
+def test_a_forged_record_leads_to_no_file_outside_its_directory(tmp_path, file):
+    stage = {"settings": {}, "files": [file], "started": ""}
+    (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "stages": {"evaluate/base": stage}}))
+    assert Manifest.open(tmp_path / "m.json").output("evaluate/base") == tmp_path / "secret.jsonl"

@@ -63,7 +63,7 @@ def test_a_run_writes_every_stage_and_ends_with_a_verdict(tiny, tmp_path, teache
         "recipe.yaml", "manifest.json", "1_questions.jsonl", "1_held_out.jsonl", "1_unseen.jsonl", "2_traces.jsonl",
         "3_verdicts.jsonl", "4_examples.jsonl", "5_adapter/adapter_model.safetensors", "5_adapter/cotdistill.json",
         "6_predictions/base.jsonl", "6_predictions/student.jsonl", "6_predictions/teacher.jsonl",
-        "6_predictions/unseen/student.jsonl", "7_report.json",
+        "6_predictions/unseen/student.jsonl", "7_report.json", "7_report.html", "5_adapter/README.md",
     ):  # fmt: skip
         assert (directory / name).stat().st_size > 0, name
     written = msgspec.json.decode((directory / "7_report.json").read_bytes())
@@ -147,7 +147,7 @@ def test_what_a_recipe_says_of_verifying_decides_which_traces_teach(tiny, tmp_pa
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"max_per_question": 0}, "max_per_question must be at least 1"),
+        ({"max_per_question": 0}, "verify.max_per_question"),
         ({"kind": "integer"}, "none of number"),
         ({"decontaminate_ngram": 8}, "needs decontaminate"),
         ({"markers": [" "]}, "a marker is empty"),

@@ -16,6 +16,7 @@ from cotdistill.disk import write_atomic
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.model import Model, linear_names
+from cotdistill.ranks import here
 from cotdistill.recipe import Lora
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
@@ -57,6 +58,8 @@ def attach(model: Model, lora: Lora, *, gradient_checkpointing: bool = False) ->
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(targets),
+        use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora,
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(module, config)
@@ -66,15 +69,22 @@ def attach(model: Model, lora: Lora, *, gradient_checkpointing: bool = False) ->
 
 
 def save_adapter(adapted: Any, directory: Path, card: AdapterCard) -> None:
-    """Write adapter and card, then read the weights back and compare them bit by bit.
+    """Write adapter and card, then read the weights back and compare them bit by bit. Whether the base was 4-bit is
+    noted on the card here, where the base is at hand. Of several processes all call it and the first one writes.
 
     Raises ``SetupError`` if what is on disk is not what is in memory.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
+    from torch.distributed.tensor import DTensor
 
-    adapted.save_pretrained(directory, safe_serialization=True)
-    state = get_peft_model_state_dict(adapted)
+    # Under FSDP each process holds a part of every weight, and all are needed to put one together.
+    parts = {name: value for name, value in adapted.state_dict().items() if "lora_" in name}
+    whole = {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in parts.items()}
+    if not here().first:
+        return
+    adapted.save_pretrained(directory, safe_serialization=True, state_dict=whole)
+    state = get_peft_model_state_dict(adapted, state_dict=whole)
     saved = load_file(directory / WEIGHTS)
     differing = [k for k, v in state.items() if k not in saved or not torch.equal(v.cpu(), saved[k])]
     if differing or len(saved) != len(state):
@@ -85,6 +95,7 @@ def save_adapter(adapted: Any, directory: Path, card: AdapterCard) -> None:
     config["base_model_name_or_path"] = card.base_name
     write_atomic(config_file, json.dumps(config, indent=2).encode())
     (directory / "README.md").unlink(missing_ok=True)  # peft's form with blanks to fill in, and the same path
+    card = msgspec.structs.replace(card, four_bit=bool(getattr(adapted, "is_loaded_in_4bit", False)))
     write_atomic(directory / CARD, msgspec.json.format(msgspec.json.encode(card)))
 
 

@@ -1,14 +1,17 @@
 """Asking: put every question to an engine, each sample once, and keep what comes as it comes."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from cotdistill.engines import Completion, Engine, Request, Sampling
 from cotdistill.errors import ResumeError
-from cotdistill.journal import Journal, forget_errors, read_rows
+from cotdistill.fingerprint import WAYS_ON
+from cotdistill.journal import Journal, forget_errors
+from cotdistill.keys import Keys
 from cotdistill.prompt import Shot, messages_for, prompt_hash
 from cotdistill.question import Question
 
@@ -28,7 +31,7 @@ def ask(
     shots: Sequence[Shot] = (),
     sampling: Sampling,
     num_samples: int = 1,
-    done: Collection[str] = (),
+    done: Container[str] = (),
 ) -> Iterator[tuple[Question, int, str, Completion]]:
     """Yield ``(question, sample, prompt hash, completion)`` for every row not in ``done``, as they finish."""
     planned: dict[str, tuple[Question, int, str]] = {}
@@ -67,9 +70,18 @@ def record(
     Rows already there are not asked again, except those that failed. ``key`` gives a row's id, ``asked`` the
     id and text of its question. Raises ``ResumeError`` where a question's text has changed.
     """
+    texts = {question.id: question.text for question in questions}
+
+    def same_text(row: T) -> None:
+        question_id, text = asked(row)
+        if texts.get(question_id, text) != text:  # old answers would pass as answers to it
+            raise ResumeError(
+                f"question {question_id!r} has another text than when {path} was begun: "
+                + WAYS_ON.format(what="text (or give the new one another id)")
+            )
+
     forget_errors(path, type_)
-    with Journal(path, type_, key=key) as journal:
-        refuse_changed(path, map(asked, read_rows(path, type_)), questions)
+    with Journal(path, type_, key=key, each=same_text) as journal:
         for question, sample, hashed, completion in ask(
             engine, questions, system=system, shots=shots, sampling=sampling, num_samples=num_samples,
             done=journal.done,
@@ -79,15 +91,36 @@ def record(
             show(row)
 
 
-def refuse_changed(path: Path, rows: Iterable[tuple[str, str]], questions: Sequence[Question]) -> None:
-    """Compare the ``(question id, text)`` of rows on disk with the questions of now.
+class Account:
+    """What a file of answers holds, counted in one reading that keeps none of them; its end is repaired, as
+    opening a ``Journal`` does. A file that is not there yet holds nothing.
 
-    Raises ``ResumeError`` where an id has come to mean another text: old answers would pass as answers to it.
+    With ``known``, the ids of all questions of now, raises ``ResumeError`` where a row answers another question.
     """
-    texts = {question.id: question.text for question in questions}
-    for question_id, text in rows:
-        if texts.get(question_id, text) != text:
-            raise ResumeError(
-                f"question {question_id!r} has another text than when {path} was begun; "
-                "give it a new id, choose another output, or start anew with --overwrite"
-            )
+
+    def __init__(self, path: Path, type_: type[Any], known: Container[str] | None = None) -> None:
+        self.rows = self.errors = self.prompt_tokens = self.completion_tokens = 0
+        self._answered = Keys()
+        self._known = known
+        self._strangers = Counter[str]()
+        if path.exists():
+            with Journal(path, type_, key=lambda row: row.id, each=self._add):
+                pass
+        if self._strangers:
+            listed = ", ".join(map(repr, list(self._strangers)[:3])) + (", ..." if len(self._strangers) > 3 else "")
+            what = f"{path} holds {self._strangers.total()} answers to questions that are not asked now ({listed})"
+            raise ResumeError(f"{what}: {WAYS_ON.format(what='questions')}")
+
+    def owed(self, ids: Iterable[str]) -> int:
+        """How many of these rows are not there, or failed."""
+        return sum(key not in self._answered for key in ids)
+
+    def _add(self, row: Any) -> None:
+        self.rows += 1
+        if self._known is not None and row.question_id not in self._known:
+            self._strangers[row.question_id] += 1
+        self.errors += row.finish == "error"
+        self.prompt_tokens += row.prompt_tokens
+        self.completion_tokens += row.completion_tokens
+        if row.finish != "error":
+            self._answered.add(row.id)

@@ -5,18 +5,19 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2
 
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
-from types import FrameType
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cotdistill import __version__
-from cotdistill.commands import evaluate, generate, models, runs, train, verify
+from cotdistill.commands import evaluate, export, generate, inspect, models, runs, train, verify
+from cotdistill.disk import cannot
 from cotdistill.errors import CotdistillError
+from cotdistill.interrupt import EXIT_CODE, INTERRUPTED, stop_in_time
 from cotdistill.shown import visible
 
 SETTINGS: dict[str, Any] = {"token_normalize_func": lambda token: token.replace("-", "_")}
@@ -24,8 +25,6 @@ SETTINGS: dict[str, Any] = {"token_normalize_func": lambda token: token.replace(
 
 # Plain help: the boxed one cuts off the names of long flags on an 80-column terminal.
 PLAIN: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "pretty_exceptions_enable": False}
-
-INTERRUPTED = "interrupted; the same command goes on from here"
 
 app = typer.Typer(
     context_settings=SETTINGS, no_args_is_help=True, **PLAIN,
@@ -36,7 +35,11 @@ app.command()(generate.generate)
 app.command()(verify.verify)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(export.export)
+app.command()(inspect.status)
+app.command()(inspect.diff)
 app.command()(runs.report)
+app.command()(runs.view)
 app.command()(runs.chat)
 app.add_typer(models.app, name="models")
 
@@ -75,25 +78,30 @@ def guard(program: Callable[[], object]) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module="peft")
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_in_time()
     code: object = 0
     try:
         program()
     except SystemExit as error:
         code = error.code
-        if code == 130:  # typer turns Ctrl-C into this
+        if code == EXIT_CODE:  # typer turns Ctrl-C into this
             print(INTERRUPTED, file=sys.stderr)
     except CotdistillError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
-        code = 130
+        code = EXIT_CODE
     except ModuleNotFoundError as error:
         print(f"error: the package {error.name} is missing: pip install -e .", file=sys.stderr)
         code = 1
     except MemoryError:
         print("error: out of memory; use a smaller --batch_size or a smaller model", file=sys.stderr)
+        code = 1
+    except OSError as error:
+        if "COTDISTILL_TRACEBACK" in os.environ:
+            raise
+        print(f"error: {visible(str(cannot('use', Path(str(error.filename or 'a file')), error)))}", file=sys.stderr)
         code = 1
     except Exception as error:
         if "COTDISTILL_TRACEBACK" in os.environ:
@@ -106,10 +114,6 @@ def guard(program: Callable[[], object]) -> None:
     # Engines keep threads of their own in native code, which a normal exit would wait for or trip over;
     # every file is closed by now.
     os._exit(code if isinstance(code, int) else int(bool(code)))
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _out_of_memory() -> str:

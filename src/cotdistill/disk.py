@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import glob
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cotdistill.errors import SetupError
@@ -13,6 +15,7 @@ _NO_DIRECTORY = "a part of the path is a file, not a directory; choose another p
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "a file may not grow further; raise the limit with `ulimit -f` and run the same command again",
     errno.EROFS: "it is on a read-only file system; choose another path",
     errno.EACCES: _PERMISSION,
     errno.EPERM: _PERMISSION,
@@ -30,6 +33,25 @@ def cannot(doing: str, path: Path, error: OSError) -> SetupError:
     return SetupError(f"cannot {doing} {path}: {reason}")
 
 
+@contextlib.contextmanager
+def explained(doing: str, path: Path) -> Iterator[None]:
+    """The disk's errors below a library, which each puts in its own words, as the same sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        raise cannot(doing, path, error) from error
+    except Exception as error:
+        code = re.search(r"\((?:os error )?(\d+)\)$", str(error))  # safetensors ends with the first, torch without
+        if code and int(code[1]) in _REASONS:
+            raise cannot(doing, path, OSError(int(code[1]), os.strerror(int(code[1])))) from error
+        if "inline_container" in str(error) and "Reader" not in str(error):  # torch.save says no more than this
+            full = "the disk takes no more; free some space and run the same command again"
+            raise SetupError(f"cannot {doing} {path}: {full}") from error
+        raise
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Replace ``path`` by ``data``: a reader, or a crash, finds the old file or the new one."""
     replace(Path(path), [data])
@@ -40,6 +62,7 @@ def replace(path: Path, chunks: Iterable[bytes]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _clear(target)
         with temporary.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
@@ -52,6 +75,26 @@ def replace(path: Path, chunks: Iterable[bytes]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _clear(target: Path) -> None:
+    """Remove what processes that were killed while they replaced this file have left of it."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        process = left.name.removeprefix(f".{target.name}.").removesuffix(".tmp")
+        if process.isdecimal() and not _runs(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, to ask is to kill
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def sync_directory(directory: Path) -> None:

@@ -9,16 +9,18 @@ import msgspec
 
 from cotdistill.disk import write_atomic
 from cotdistill.engines import Engine, EngineName, Sampling
-from cotdistill.engines.opening import open_engine, opened_late
+from cotdistill.engines.opening import find_gguf, open_engine, opened_late
 from cotdistill.errors import SetupError
 from cotdistill.lock import locked
-from cotdistill.manifest import Manifest, versions
+from cotdistill.machine import versions
+from cotdistill.manifest import Manifest, input_of
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import SYSTEM_PROMPT
 from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.recipe import Generate, Models
 from cotdistill.report import Facts, build_report, to_json
 from cotdistill.score import metrics
+from cotdistill.server import Server
 from cotdistill.stages import identify, run_evaluate, teacher_engine
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ def evaluate_all(
     max_new_tokens: int,
     batch_size: int,
     engine: EngineName,
+    server: Server | None = None,
     system_prompt: str | None,
     limit: int | None,
     load_in_4bit: bool | None,
@@ -49,18 +52,23 @@ def evaluate_all(
     question_key: str,
     answer_key: str,
     overwrite: bool,
+    break_lock: bool = False,
     quiet: bool,
 ) -> None:
-    """Ask every contestant, write predictions and ``*.metrics.json``, print the table to stdout."""
-    questions = load_questions(test_file, question_key=question_key, answer_key=answer_key, limit=limit).rows
+    """Ask every contestant, write predictions and ``*.metrics.json``, print the table to stdout. A ``server`` is
+    the teacher's."""
+    if engine == "openai_server":
+        engine = "auto"  # which a server decides for the teacher; every other model is here
+    everything = load_questions(test_file, question_key=question_key, answer_key=answer_key).rows
+    questions, unasked = everything[:limit], everything[limit or len(everything) :]
     check_golds(questions)
     system = system_prompt if system_prompt is not None else _system_prompt(contestants)
     record = output_file.with_name(f"{output_file.stem}.manifest.json")
     answers: dict[str, list[Prediction]] = {}
     sampling = Sampling(max_new_tokens=max_new_tokens)
 
-    def open_teacher(model: str) -> Engine:
-        models = Models(model, "", engine, trust_remote_code, load_in_4bit)
+    def open_teacher(model: str, server: Server | None = None) -> Engine:
+        models = Models(model, "", engine, trust_remote_code, load_in_4bit, server)
         asked = Generate(system_prompt=system, sampling=sampling)
         return teacher_engine(models, batch_size, questions, asked, (), device_map)
 
@@ -70,27 +78,35 @@ def evaluate_all(
             device_map=device_map, trust_remote_code=trust_remote_code,
         )  # fmt: skip
 
-    with locked(record):
+    with locked(record, break_lock=break_lock):
         manifest = Manifest.open(record)
+        manifest.prepare(inputs={"test_file": input_of(test_file)})
         for one in contestants:
             is_teacher = one.name == "teacher"
-            open_it = partial(open_teacher, one.model) if is_teacher else partial(open_student, one.model, one.adapter)
+            its_server = server if is_teacher else None
+            any_engine = is_teacher or (one.adapter is None and find_gguf(one.model) is not None)
+            open_it = partial(open_student, one.model, one.adapter)
+            if any_engine:
+                open_it = partial(open_teacher, one.model, its_server)
             with opened_late(open_it) as open_model:
                 answers[one.name] = run_evaluate(
                     one.name,
                     questions,
                     one.file,
                     manifest,
-                    model=identify(one.model, gguf=is_teacher and engine != "transformers"),
+                    model=identify(one.model, gguf=is_teacher and engine != "transformers", server=its_server),
                     adapter=one.adapter,
                     system_prompt=system,
                     sampling=sampling,
                     batch_size=batch_size,
                     open_model=open_model,
+                    server=its_server,
+                    unasked=unasked,
+                    load_in_4bit=load_in_4bit,
+                    trust_remote_code=trust_remote_code,
                     overwrite=overwrite,
                     quiet=quiet,
                 )
-        manifest.note(versions=versions())
     _conclude(questions, answers, contestants, output_file)
 
 
@@ -114,7 +130,7 @@ def _conclude(
 
 
 def _system_prompt(contestants: Sequence[Contestant]) -> str:
-    """The prompt the adapter was trained with, said aloud; the default one where there is no card."""
+    """The prompt the adapter or the exported model was trained with, said aloud; the default one without a card."""
     from cotdistill.card import read_card
 
     for one in contestants:
@@ -125,4 +141,9 @@ def _system_prompt(contestants: Sequence[Contestant]) -> str:
                 log.info("every model is asked with the prompt %s was trained with", one.adapter)
                 return card.system_prompt
             log.warning("%s has no cotdistill.json: asking with the default prompt", one.adapter)
+            return SYSTEM_PROMPT
+    for one in contestants:  # an exported student carries its card with it
+        if one.name != "teacher" and (card := read_card(find_gguf(one.model) or Path(one.model))):
+            log.info("every model is asked with the prompt %s was trained with", one.model)
+            return card.system_prompt
     return SYSTEM_PROMPT

@@ -30,6 +30,11 @@ class Example(msgspec.Struct, frozen=True):
         return [IGNORE] * self.prompt_length + self.input_ids[self.prompt_length :]
 
 
+def answer_tokens(example: Example) -> int:
+    """How many ids of an example are trained: all after the prompt, but not a first one, which nothing precedes."""
+    return len(example.input_ids) - max(example.prompt_length, 1)
+
+
 class Examples(msgspec.Struct, frozen=True):
     """What fits, and how long the ones were that did not (tokens)."""
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.bounds import Count
 from cotdistill.errors import DataError, SetupError
 from cotdistill.overlap import words
 from cotdistill.plain import plain
@@ -40,7 +41,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``size`` questions of one reasoning-gym data set; ``config`` holds its own settings (never seed or size)."""
 
     name: str
-    size: int
+    size: Count
     config: dict[str, object] = {}
 
 

@@ -22,8 +22,11 @@ class Placement(msgspec.Struct, frozen=True):
 
     def sentence(self) -> str:
         """What the user is told before the model loads."""
-        numbers = f"4-bit NF4, computing in {self.dtype}" if self.four_bit else f"{self.dtype}, not 4-bit"
-        return f"{self.device}, {numbers}"
+        return f"{self.device}, {self.numbers()}"
+
+    def numbers(self) -> str:
+        """What the model computes with: ``float32, not 4-bit``."""
+        return f"4-bit NF4, computing in {self.dtype}" if self.four_bit else f"{self.dtype}, not 4-bit"
 
     def load_options(self) -> dict[str, Any]:
         """Keyword arguments for ``from_pretrained``."""
@@ -47,19 +50,24 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
 
     4-bit is the default on a CUDA GPU with bitsandbytes and off elsewhere; ``load_in_4bit`` overrides.
     bf16 where the GPU computes in it, fp32 on a CPU (bf16 is emulated there, and slower than fp32).
-    ``device_map`` "auto" spreads a model over the GPUs of one process; a launcher's ranks each take theirs.
+    ``device_map`` "auto" spreads a model over the GPUs of one process; a launcher's ranks each take theirs. Under
+    FSDP the model is loaded into main memory, from which each rank takes its shards, and is not 4-bit.
     """
     have_bitsandbytes = importlib.util.find_spec("bitsandbytes") is not None
     if load_in_4bit and not have_bitsandbytes:
         raise SetupError("4-bit loading needs bitsandbytes: pip install bitsandbytes, or pass --no_4bit")
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if sharded and load_in_4bit:
+        raise SetupError("FSDP does not shard 4-bit weights here: pass --no_4bit, or launch with the DDP config")
     if torch.cuda.is_available():
         dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-        four_bit = have_bitsandbytes if load_in_4bit is None else load_in_4bit
+        four_bit = have_bitsandbytes and not sharded if load_in_4bit is None else load_in_4bit
         if _launched():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            device_map = None
+            device_map = "cpu" if sharded else None
         return Placement("cuda", dtype, four_bit, device_map)
-    device: Device = "mps" if torch.backends.mps.is_available() else "cpu"
+    # Apple's GPUs have no backend that exchanges gradients.
+    device: Device = "mps" if torch.backends.mps.is_available() and not _launched() else "cpu"
     return Placement(device, "float32", bool(load_in_4bit), device_map)
 
 

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -21,6 +21,7 @@ import msgspec
 
 from cotdistill.disk import cannot, replace, sync_directory
 from cotdistill.errors import DataError, SetupError
+from cotdistill.keys import Keys
 from cotdistill.lock import locked
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -93,13 +94,42 @@ def read_rows(path: str | Path, type_: type[T]) -> Iterator[T]:
         raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
 
 
+class Rows(Generic[T]):
+    """The rows of a file that may not be there: not in memory, but read anew by every loop over them."""
+
+    def __init__(self, path: Path, type_: type[T]) -> None:
+        self._path, self._type = path, type_
+
+    def __iter__(self) -> Iterator[T]:
+        return read_rows(self._path, self._type) if self._path.exists() else iter(())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return next(iter(self), None) is not None
+
+
 def write_rows(path: str | Path, rows: Iterable[object]) -> None:
     """Replace ``path`` by these rows, all or nothing."""
     replace(Path(path), map(encode_row, rows))
 
 
-def _mended(path: Path, type_: type[T]) -> Iterator[tuple[int, T]]:
-    """Every row with its line number; after the last one the end of the file is mended, never before."""
+def whole_rows(path: str | Path, type_: type[T]) -> Iterator[T]:
+    """The rows of a journal that somebody may be writing: none where there is no file yet, and without a last line
+    that is not whole. Raises ``DataError`` as ``read_rows`` does."""
+    path = Path(path)
+    try:
+        for _, row in _whole(path, type_):
+            yield row
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+
+
+def _whole(path: Path, type_: type[T]) -> Generator[tuple[int, T], None, tuple[int, bool]]:
+    """Every whole row with its line number; returns where the last one ends and whether its line break is there."""
     reader, end, line = _Reader(path, type_), 0, b"\n"
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -112,10 +142,16 @@ def _mended(path: Path, type_: type[T]) -> Iterator[tuple[int, T]]:
                     break  # only the last line can lack its line break: it is torn
                 yield number, row
             end += len(line)
+    return end, line.endswith(b"\n")
+
+
+def _mended(path: Path, type_: type[T]) -> Iterator[tuple[int, T]]:
+    """Every row with its line number; after the last one the end of the file is mended, never before."""
+    end, closed = yield from _whole(path, type_)
     if end < path.stat().st_size:
         log.warning("%s: an earlier stop cut off the last line; it will be done again", path)
         os.truncate(path, end)
-    elif not line.endswith(b"\n"):
+    elif not closed:
         with path.open("ab") as file:
             file.write(b"\n")
 
@@ -146,9 +182,9 @@ class Journal(Generic[T]):
             if "q1a2#0" not in journal.done:
                 journal.append(trace)
 
-    Opening takes the lock, reads every row once (what stays in memory is the keys) and repairs the end: an
-    unfinished last line is cut off with a log line, a last line that lacks only its line break gets it. Only
-    one thread may append.
+    Opening takes the lock, reads every row once (what stays in memory is some 30 bytes for each) and repairs the
+    end: an unfinished last line is cut off with a log line, a last line that lacks only its line break gets it.
+    ``each`` is given every row that is read; what it raises stops the opening. Only one thread may append.
 
     Raises ``DataError`` with file and line, and leaves the file as it was, for a bad line before the last, a
     key that is there twice, or a row that cannot be written; ``ResumeError`` for a second writer;
@@ -162,12 +198,14 @@ class Journal(Generic[T]):
         type_: type[T],
         *,
         key: Callable[[T], str],
+        each: Callable[[T], object] = lambda row: None,
         break_lock: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.done: set[str] = set()
+        self.done = Keys()
         self._type = type_
         self._key = key
+        self._each = each
         self._break_lock = break_lock
         self._fd = -1
         self._unsynced = False
@@ -231,6 +269,7 @@ class Journal(Generic[T]):
             key = self._key(row)
             if key in self.done:
                 raise DataError(f"{self.path}:{number}: a second row with the key {key!r}; remove one")
+            self._each(row)
             self.done.add(key)
 
     def _sync_every_second(self) -> None:

@@ -3,10 +3,12 @@
     trace file -> judge -> vote -> duplicates -> contaminated -> not selected -> verdicts, in the order of the file
 
 What only one trace decides comes first, so that a wrong trace is never called a duplicate. Memory holds the
-traces of one question, and some 150 bytes for every other trace.
+traces of one question, and some 100 bytes for every other trace.
 """
 
 import logging
+import tempfile
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,7 +18,8 @@ import msgspec
 from cotdistill.audit import Disagreement, disagreements
 from cotdistill.contamination import NGRAM, Contamination, Hit
 from cotdistill.errors import DataError, ResumeError, UsageError
-from cotdistill.journal import read_rows
+from cotdistill.journal import encode_row, read_rows
+from cotdistill.keys import Keys
 from cotdistill.marker import MARKERS
 from cotdistill.question import Question, load_questions
 from cotdistill.recipe import Verify
@@ -65,25 +68,27 @@ def judge_file(
     if settings.decontaminate:
         test = load_questions(settings.decontaminate).rows
         contamination = Contamination(test, traces.questions(), ngram=settings.decontaminate_ngram or NGRAM)
-    waiting: dict[int, Verdict] = {}  # of traces whose predecessors belong to a question that is still to come
-    following = 0
-    for group in traces.groups():
-        hit = _hit(group.question, contamination, settings, tally)
-        question = _with_kind(group.question, settings)
-        verdicts = judge_question(question, group.traces, settings, hit=hit)
-        if hit and any(verdict.status == "contaminated" for verdict in verdicts):
-            tally.contaminated.append(hit)
-        for place, trace, verdict in zip(group.places, group.traces, verdicts, strict=True):
-            if audit:
-                for disagreement in disagreements(trace, question, verdict, all_markers(settings)):
-                    audit(disagreement)
-                    tally.disagreements += 1
-            tally.counts[verdict.status] += 1
-            tally.flags.update(verdict.flags)
-            waiting[place] = verdict
-        while following in waiting:
-            yield waiting.pop(following)
-            following += 1
+    with tempfile.TemporaryFile() as spool:  # a trace may wait for one of a question that is still to come
+        starts = array("Q", bytes(8 * len(traces)))
+        for group in traces.groups():
+            hit = _hit(group.question, contamination, settings, tally)
+            question = _with_kind(group.question, settings)
+            verdicts = judge_question(question, group.traces, settings, hit=hit)
+            if hit and any(verdict.status == "contaminated" for verdict in verdicts):
+                tally.contaminated.append(hit)
+            for place, trace, verdict in zip(group.places, group.traces, verdicts, strict=True):
+                if audit:
+                    for disagreement in disagreements(trace, question, verdict, all_markers(settings)):
+                        audit(disagreement)
+                        tally.disagreements += 1
+                tally.counts[verdict.status] += 1
+                tally.flags.update(verdict.flags)
+                starts[place] = spool.tell()
+                spool.write(encode_row(verdict))
+        read = msgspec.json.Decoder(Verdict).decode
+        for start in starts:
+            spool.seek(start)
+            yield read(spool.readline())
 
 
 def judge_question(
@@ -133,22 +138,37 @@ def _hit(question: Question, contamination: Contamination | None, settings: Veri
     return near
 
 
+def with_verdicts(traces: Iterable[Trace], verdicts: Iterable[Verdict]) -> Iterator[tuple[Trace, Verdict | None]]:
+    """Every trace with its verdict, if it has one. The verdicts may come in any order; in that of the traces, as
+    ``judge_file`` gives them, none is held."""
+    coming = iter(verdicts)
+    ahead: dict[str, Verdict] = {}  # of traces that are still to come
+    for trace in traces:
+        while trace.id not in ahead and (verdict := next(coming, None)):
+            ahead[verdict.trace_id] = verdict
+        yield trace, ahead.pop(trace.id, None)
+
+
 def watched(path: Path, verdicts: Iterable[Verdict], *, keep: bool) -> Iterator[Verdict]:
     """The verdicts, compared on the way with those that ``path`` holds.
 
     With ``keep``, raises ``ResumeError`` at the end where one of those would change or go, and ``UsageError`` at
     once where ``path`` holds something else; without, a log line says how many change. An ``error`` may change.
     """
-    earlier: dict[str, int] = {}
+    earlier, hashes = Keys(), array("q")
     if path.exists():
         try:
-            earlier = {old.trace_id: hash(old) for old in read_rows(path, Verdict) if old.status != "error"}
+            for old in read_rows(path, Verdict):
+                if old.status != "error" and earlier.add(old.trace_id) == len(hashes):
+                    hashes.append(hash(old))
         except DataError as error:
             if keep:
                 raise UsageError(f"{path} holds something other than verdicts; choose another --output") from error
+            earlier = Keys()
     same, total = 0, len(earlier)
     for verdict in verdicts:
-        same += earlier.pop(verdict.trace_id, None) == hash(verdict)
+        place = earlier.find(verdict.trace_id)
+        same += place is not None and hashes[place] == hash(verdict)
         yield verdict
     if same < total and keep:
         raise ResumeError(

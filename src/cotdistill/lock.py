@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -25,6 +26,20 @@ class Holder(msgspec.Struct, frozen=True):
     pid: int
     started: str
 
+    @property
+    def state(self) -> Literal["running", "gone", "elsewhere"]:
+        """Whether the process is there, as far as can be told without touching its lock; of another host nothing
+        can be told. Another process may have got the number of one that is gone."""
+        if self.host != socket.gethostname():
+            return "elsewhere"
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return "gone"
+        except (OSError, OverflowError):  # another user's
+            return "running"
+        return "running"
+
 
 @contextlib.contextmanager
 def locked(path: str | Path, *, break_lock: bool = False) -> Iterator[None]:
@@ -33,7 +48,7 @@ def locked(path: str | Path, *, break_lock: bool = False) -> Iterator[None]:
     Beside it, ``NAME.lock`` says who writes, and an operating-system lock on ``NAME.lock.held``, which the
     kernel lets go when its process dies, says whether anyone does; both are removed at the end. A dead holder
     on this host is taken over with a log line. From another host a dead holder cannot be told from a live
-    one: ``break_lock`` takes it over.
+    one: ``break_lock`` takes it over, with every other lock of that process on what lies inside or beside.
 
     Raises ``ResumeError`` naming host, PID and start while another process writes, ``SetupError`` where no
     lock can be made.
@@ -47,10 +62,9 @@ def locked(path: str | Path, *, break_lock: bool = False) -> Iterator[None]:
         holder = _read_holder(sidecar)
         if holder and holder.host != socket.gethostname():
             if not break_lock:
-                raise _in_use(path, holder, "stop it there; if it is gone, remove the .lock file beside it")
+                raise _in_use(path, holder, "stop it there; if it is gone for certain, pass --break_lock")
             log.warning("%s: taking the lock of process %d on %s, as asked", path, holder.pid, holder.host)
-            sidecar.unlink(missing_ok=True)
-            guard.unlink(missing_ok=True)
+            _break(beside, sidecar, holder)
         lock = _acquire(path, sidecar, guard)
     except OSError as error:
         raise cannot("lock", path, error) from error
@@ -65,6 +79,26 @@ def locked(path: str | Path, *, break_lock: bool = False) -> Iterator[None]:
             sidecar.unlink(missing_ok=True)
             guard.unlink(missing_ok=True)
         lock.release(force=True)
+
+
+def holder_of(path: str | Path) -> Holder | None:
+    """Who says that it is writing ``path``, alive or not; changes nothing."""
+    beside = Path(path).resolve()
+    return _read_holder(beside.with_name(f"{beside.name}.lock"))
+
+
+def _break(beside: Path, sidecar: Path, holder: Holder) -> None:
+    """Remove the locks of a process that is gone: those of its files first, the one it began with last, so that
+    whoever is stopped in between can be told the same again."""
+    inside = [*beside.rglob("*.lock")] if beside.is_dir() else [*beside.parent.glob("*.lock")]
+    theirs = [lock for lock in inside if lock != sidecar and _same_process(_read_holder(lock), holder)]
+    for lock in (*theirs, sidecar):
+        lock.with_name(f"{lock.name}.held").unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
+
+
+def _same_process(one: Holder | None, other: Holder) -> bool:
+    return one is not None and (one.host, one.pid) == (other.host, other.pid)
 
 
 def _acquire(path: Path, sidecar: Path, guard: Path) -> FileLock:
@@ -92,5 +126,5 @@ def _in_use(path: Path, holder: Holder, advice: str) -> ResumeError:
 def _read_holder(sidecar: Path) -> Holder | None:
     try:
         return msgspec.json.decode(sidecar.read_bytes(), type=Holder)
-    except (FileNotFoundError, msgspec.MsgspecError, ValueError):
+    except (FileNotFoundError, msgspec.MsgspecError, ValueError, RecursionError):
         return None

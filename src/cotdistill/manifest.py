@@ -1,72 +1,66 @@
 """Manifest: what made the files of a run, and which stages are done.
 
-    {"schema": 1, "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    {"schema": 1, "versions": {"python": "3.11.7", "torch": "2.13.0"}, "git_revision": null,
+     "machine": {"cpu": "AMD EPYC 7763", "cores": 8, "memory_gib": 62.8, "gpus": []},
+     "inputs": {"questions.train": {"name": "raw_questions.jsonl", "sha256": "9f0c..."}},
+     "seeds": {"train": 42}, "recipe": {"name": "quickstart"},
      "stages": {"generate": {"settings": {"sampling": {"temperature": 0.2}}, "files": ["2_traces.jsonl"],
                              "started": "2025-03-01T12:00:00+00:00", "finished": "2025-03-01T12:08:30+00:00",
-                             "facts": {"rows": 100, "seconds": 504.1}}}}
+                             "facts": {"rows": 100, "seconds": 504.1}, "planned": 100, "seconds": 504.1}}}
 
 A stage is keyed by its settings (the hashes of its inputs are settings too): the same settings go on, other
-settings are refused. The caller holds the lock of the run; secrets never belong into settings or notes.
+settings are refused. ``versions``, ``git_revision`` and ``machine`` are those of the process that worked last;
+``earlier`` lists those of processes before it that differ. The caller holds the lock of the run; secrets never
+belong into settings or notes.
 """
 
-import importlib.metadata
 import logging
 import os
-import platform
-import re
 import shutil
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from cotdistill import __version__
 from cotdistill.disk import cannot, write_atomic
 from cotdistill.errors import DataError, ResumeError
+from cotdistill.fingerprint import WAYS_ON, changes
 from cotdistill.identity import sha256_of
+from cotdistill.machine import origin
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-_LIBRARIES = (
-    "torch", "transformers", "peft", "accelerate", "safetensors", "bitsandbytes", "xllamacpp", "gguf", "vllm",
-    "msgspec", "scipy", "datasets", "reasoning-gym",
-)  # fmt: skip
 
-HARMLESS: Mapping[str, str] = {
-    "batch_size@generate": "each prompt is completed on its own; a batch only fills the machine better",
-    "batch_size@evaluate": "as for generate; in training the batch is part of the optimisation and counts",
-    "threads": "how many cores work, not on what",
-    "device_map": "where the layers lie",
-    "gpu_layers": "where the layers lie",
-    "concurrency": "how many requests are in flight at once",
-    "timeout": "how long to wait for a server; a row that timed out is asked again",
-    "retries": "how often to ask again",
-    "limit@generate": "more questions or fewer: rows already made stay as they are",
-    "limit@evaluate": "as for generate",
-    "path": "files and models are known by their hash, wherever they lie",
-    "input_file": "as path",
-    "output_file": "as path",
-    "output_dir": "as path",
-    "title": "a heading of the report",
-    "quiet": "what is shown on the terminal",
-    "overwrite": "how this run began",
-    "break_lock": "how this run began",
-}
-"""Settings that never force a stage to be made again, each with the reason. A name stands for the last part of
-a dotted key; ``name@stage`` counts in that stage only. Everything that is not listed here counts."""
 
 
 class Stage(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """One stage as recorded; ``finished`` is None while it is owed. Times are UTC."""
+    """One stage as recorded; ``finished`` is None while it is owed. Times are UTC.
+
+    ``planned`` rows are to be there in the end, None for a stage that is not counted in rows. ``engine`` is what
+    runs the model and its number format (``transformers, float32``), known once a model is open. ``seconds`` were
+    spent by processes that have ended, ``began`` is when the one that has not (or was killed) took up the work.
+    """
 
     settings: dict[str, object]
     files: list[str]
     started: str
     finished: str | None = None
     facts: dict[str, object] = {}
+    planned: int | None = None
+    engine: str = ""
+    seconds: float = 0.0
+    began: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+    def spent(self, directory: Path) -> float:
+        """Seconds of work so far, those of a process without an end up to its last change of the files."""
+        if not self.began:
+            return self.seconds
+        changes = [_last_change(directory / file) for file in self.files]
+        return self.seconds + max(0.0, max(changes, default=0.0) - self.began.timestamp())
 
 
 class Manifest:
@@ -80,6 +74,8 @@ class Manifest:
         self.path = path
         self._notes = notes
         self._stages = stages
+        self._prepared: dict[str, object] = {}
+        self._clocks: dict[str, float] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> "Manifest":
@@ -116,15 +112,45 @@ class Manifest:
             known = self._stages[stage] = Stage(plain, [], _now())
         elif not known.finished and not any(map(_holds_something, files)):
             known.settings = plain  # nothing was made with the old ones
-        elif changed := _changes(stage, known.settings, plain):
-            ways = "go back to the old settings, choose another output or run name, or start anew with --overwrite"
-            what = f"{files[0] if files else self.path} was made with other settings"
-            raise ResumeError(f"{what} ({'; '.join(changed)}): {ways}")
+            known.engine = ""
+        elif changed := changes(stage, known.settings, plain):
+            raise self._other_settings(files, changed)
         elif known.finished and (lost := next((file for file in files if not file.exists()), None)):
             log.warning("%s is gone; the stage %s will be done again", lost, stage)
             known.finished = None
         known.files = [os.path.relpath(file, self.path.parent) for file in files]
+        known.seconds, known.began = round(known.spent(self.path.parent), 1), None
         self._write()
+
+    def prepare(self, **top_level: object) -> None:
+        """What ``note`` is to record when work begins; a command that is refused leaves no trace."""
+        self._prepared = self._plain(top_level)
+
+    def begin(self, stage: str, *, planned: int | None = None, engine: str = "") -> None:
+        """Take up the work of a claimed stage: it is owed until ``finish``, and its time runs.
+
+        ``planned`` and ``engine`` are as in ``Stage``. Raises ``ResumeError`` where a part of it was made by another
+        engine or in another number format: the same model writes other text then.
+        """
+        known = self._stages[stage]
+        files = [self.path.parent / file for file in known.files]
+        if known.engine and known.engine != engine and any(map(_holds_something, files)):
+            raise self._other_settings(files, [f"engine: {known.engine} -> {engine}"])
+        known.planned, known.engine = planned, engine
+        known.finished, known.began = None, datetime.now(UTC)
+        self._clocks[stage] = time.monotonic()
+        now = self._plain(msgspec.structs.asdict(origin()))
+        before = {key: self._notes[key] for key in now if key in self._notes}
+        if before and before != now:
+            earlier = self._notes.setdefault("earlier", [])
+            if isinstance(earlier, list) and before not in earlier:
+                earlier.append(before)
+        self._notes.update({**now, **self._prepared})
+        self._write()
+
+    def _other_settings(self, files: list[Path], changed: list[str]) -> ResumeError:
+        made = f"{files[0] if files else self.path} was made with other settings"
+        return ResumeError(f"{made} ({'; '.join(changed)}): {WAYS_ON.format(what='settings')}")
 
     def _forget(self, stage: str, files: list[Path]) -> None:
         known = self._stages.pop(stage, None)
@@ -143,11 +169,30 @@ class Manifest:
                 raise cannot("delete", file, error) from error
 
     def finish(self, stage: str, **facts: object) -> None:
-        """Mark a claimed stage done, after its files are on the disk; ``facts`` are rows, seconds, tokens, ..."""
+        """Mark a claimed stage done, after its files are on the disk; ``facts`` are rows, tokens, ...
+
+        The fact ``seconds`` is what all processes that worked on the stage took, from ``begin`` on.
+        """
         known = self._stages[stage]
-        known.finished = _now()
+        known.finished, known.began = _now(), None
         known.facts = self._plain(facts)
+        if (since := self._clocks.pop(stage, None)) is not None:
+            known.seconds = round(known.seconds + time.monotonic() - since, 1)
+            known.facts["seconds"] = known.seconds
         self._write()
+
+    @property
+    def stages(self) -> Mapping[str, Stage]:
+        """What is on record, by name, in the order of its beginning."""
+        return self._stages
+
+    def output(self, stage: str) -> Path | None:
+        """The first file a stage writes, whatever the record says inside the manifest's directory; None for none."""
+        if stage not in self._stages or not self._stages[stage].files:
+            return None
+        file = os.path.normpath(self._stages[stage].files[0])
+        outside = os.path.isabs(file) or file.startswith("..")
+        return self.path.parent / (Path(file).name if outside else file)
 
     def done(self, stage: str) -> bool:
         """Whether the stage was finished."""
@@ -158,11 +203,15 @@ class Manifest:
         return dict(self._stages[stage].facts) if self.done(stage) else {}
 
     def note(self, **top_level: object) -> None:
-        """Record what is true of the whole run: versions, seeds, hashes, the resolved recipe."""
+        """Record what is true of the whole run: seeds, hashes of inputs, the resolved recipe."""
         if reserved := top_level.keys() & {"schema", "stages"}:
             raise ValueError(f"reserved in a manifest: {reserved}")
         self._notes.update(self._plain(top_level))
         self._write()
+
+    def noted(self, name: str) -> object:
+        """What ``note`` recorded under ``name``; None where nothing is."""
+        return self._notes.get(name)
 
     def _plain(self, values: Mapping[str, object]) -> dict[str, object]:
         """The values as they will be read back: tuples become lists, paths text."""
@@ -187,41 +236,6 @@ def _holds_something(file: Path) -> bool:
     return file.exists() and file.stat().st_size > 0
 
 
-def _changes(stage: str, old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """``["sampling.temperature: 0.2 -> 0.7"]`` for every setting that counts and differs."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    keys = [*before, *(key for key in after if key not in before)]
-    missing = object()
-    return [
-        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
-        for key in keys
-        if before.get(key, missing) != after.get(key, missing) and not is_harmless(stage, key)
-    ]
-
-
-def _flat(settings: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _shown(settings: Mapping[str, object], key: str) -> str:
-    if key not in settings:
-        return "not set"
-    text = ascii(settings[key])
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def is_harmless(stage: str, key: str) -> bool:
-    """Whether a change of this dotted setting leaves what the stage made valid. ``evaluate/base`` is a part of
-    the stage ``evaluate``."""
-    name = key.rpartition(".")[2]
-    kind = re.split(r"\W", stage, maxsplit=1)[0]
-    return name in HARMLESS or f"{name}@{kind}" in HARMLESS
-
-
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex. Raises ``DataError`` where it cannot be read."""
     try:
@@ -230,31 +244,31 @@ def file_hash(path: str | Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
 
 
-def versions(libraries: Iterable[str] = _LIBRARIES) -> dict[str, str]:
-    """Python, platform, cotdistill and the libraries that are installed; nothing is imported for it."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "cotdistill": __version__}
-    for name in libraries:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def input_of(path: str | Path) -> dict[str, str]:
+    """What a manifest says of a file that was read: its name and hash, or where on the hub it is. The directory is
+    left out: it means nothing on another machine."""
+    if str(path).startswith("hub:"):
+        return {"name": str(path)}
+    return {"name": Path(path).name, "sha256": file_hash(path)}
 
 
-def git_revision() -> str | None:
-    """The commit of the checkout this code runs from, ``-dirty`` where files differ; None outside a checkout."""
-    here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
+def record_of(path: Path) -> Path:
+    """Where the manifest of a run directory or of a command's output (a file, an adapter) lies."""
+    inside = path / "manifest.json"
+    if inside.is_file():
+        return inside
+    resolved = path.resolve()
+    beside = resolved.name if resolved.is_dir() else resolved.stem
+    return path.parent / f"{beside}.manifest.json"
+
+
+def _last_change(file: Path) -> float:
+    """When a file, or anything in a directory, was last changed, in seconds of the epoch; 0.0 for nothing."""
     try:
-        # An installed copy inside somebody else's repository must not report that repository's commit.
-        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True, timeout=5)
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            check=True, capture_output=True, text=True, timeout=5,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip() or None
+        inside = [path.stat().st_mtime for path in file.rglob("*")] if file.is_dir() else []
+        return max([file.stat().st_mtime, *inside])
+    except OSError:  # not there, or just replaced by the process that works on it
+        return 0.0
 
 
 def _now() -> str:

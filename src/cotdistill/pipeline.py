@@ -5,7 +5,7 @@
       1_questions.jsonl  1_held_out.jsonl  1_unseen.jsonl
       2_traces.jsonl  3_verdicts.jsonl  4_examples.jsonl  5_adapter/
       6_predictions/{base,student,teacher}.jsonl  6_predictions/unseen/...
-      7_report.json
+      7_report.json  7_report.html
 
 Running it again goes on where it stopped; finished stages are not done again.
 """
@@ -26,13 +26,15 @@ from cotdistill.errors import DataError
 from cotdistill.generated import chance_rate, generate, prove_disjoint
 from cotdistill.journal import read_rows, write_rows
 from cotdistill.lock import locked
-from cotdistill.manifest import Manifest, file_hash, git_revision, versions
-from cotdistill.overlap import refuse_overlap
-from cotdistill.prediction import Prediction
+from cotdistill.manifest import Manifest, file_hash, input_of
+from cotdistill.overlap import overlap, refuse_overlap
 from cotdistill.prompt import Shot, load_few_shot
+from cotdistill.publication import publish
 from cotdistill.question import Question, check_golds, load_questions
-from cotdistill.recipe import Generate, Recipe, Source, dump_recipe
-from cotdistill.report import Facts, Report, build_report, compare, to_json
+from cotdistill.ranks import here
+from cotdistill.recipe import Generate, Models, Recipe, Source, dump_recipe, load_recipe
+from cotdistill.report import Report
+from cotdistill.run_files import EXPORT
 from cotdistill.stages import (
     identify,
     run_evaluate,
@@ -56,14 +58,17 @@ class Sets(msgspec.Struct, frozen=True):
     unseen: list[Question]
 
 
-def run(recipe: Recipe, *, runs: Path = Path("runs"), overwrite: bool = False, quiet: bool = False) -> Report:
+def run(
+    recipe: Recipe, *, runs: Path = Path("runs"), overwrite: bool = False, break_lock: bool = False, quiet: bool = False
+) -> Report:
     """Run every stage that is owed and return the report, which also stands in ``7_report.json``.
 
     Raises a ``CotdistillError`` in one sentence for whatever the user can fix; what was done stays done.
     """
+    here().alone("a whole run")
     directory = runs / recipe.name
     directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory):
+    with locked(directory, break_lock=break_lock):
         return Run(recipe, directory, overwrite, quiet).report()
 
 
@@ -77,35 +82,77 @@ class Run:
         self.quiet = quiet
         self.manifest = Manifest.open(directory / "manifest.json")
         # Both models are fetched before any work, so that a missing one costs no teacher time.
-        self.teacher = identify(recipe.models.teacher, gguf=recipe.models.engine != "transformers")
+        self.teacher = identify(
+            recipe.models.teacher, gguf=recipe.models.engine != "transformers", server=recipe.models.server
+        )
         self.student = identify(recipe.models.student, gguf=False)
 
     def report(self) -> Report:
         sets = self._questions()
         shots = load_few_shot(Path(self.recipe.generate.few_shot)) if self.recipe.generate.few_shot else ()
+        self._refuse_shown(shots, sets)
+        if self.overwrite or not self.manifest.stages.keys() - {"questions"}:
+            self._record()  # so that whoever looks at an unfinished run knows what it is to be
         self._traces(sets.train, shots)
         self._adapter(sets.train)
-        predictions = self._predictions(sets)
+        self._predictions(sets)
         # Only now: a stage that refuses other settings must leave the record of what was run as it is.
+        self._record()
+        return publish(self.directory)
+
+    def add_export(self, artifact: Path, *, overwrite: bool) -> str:
+        """Ask an exported student the held-out questions and rebuild the report; returns what exporting cost."""
+        if not self.manifest.done("evaluate/student"):
+            raise DataError(f"{self.directory} is not finished; finish it first: cotdistill run RECIPE")
+        sets, settings = self._questions(), self.recipe.evaluate
+        sampling = Sampling(max_new_tokens=settings.max_new_tokens)
+        asked = Generate(self.recipe.generate.system_prompt, sampling=sampling)
+        # An export is what it is: rounding it to 4 bits, as the student is on a GPU, would ask another model.
+        models = Models(str(artifact), "", trust_remote_code=self.recipe.models.trust_remote_code, load_in_4bit=False)
+        open_it = partial(teacher_engine, models, settings.batch_size, sets.held_out, asked, ())
+        with opened_late(open_it) as open_model:
+            run_evaluate(
+                "export", sets.held_out, self.directory / EXPORT, self.manifest,
+                model=identify(str(artifact), gguf=True), system_prompt=asked.system_prompt, sampling=sampling,
+                batch_size=settings.batch_size, open_model=open_model, load_in_4bit=models.load_in_4bit,
+                trust_remote_code=models.trust_remote_code, overwrite=overwrite, quiet=self.quiet,
+            )  # fmt: skip
+        of = {"file": artifact.name, "adapter": file_hash(self.directory / "5_adapter" / "adapter_model.safetensors")}
+        self.manifest.finish("evaluate/export", **{**self.manifest.facts("evaluate/export"), **of})
+        return str(publish(self.directory).details["export"]["sentence"])
+
+    def _record(self) -> None:
+        """Write down what this run is: its recipe, its seeds and the files it reads."""
+        recipe, asked = self.recipe, self.recipe.questions
+        sources = {"train": asked.train, "held_out": asked.held_out, "unseen": asked.unseen}
+        read = {f"questions.{part}": source.file for part, source in sources.items() if source}
+        read |= {"generate.few_shot": recipe.generate.few_shot, "verify.decontaminate": recipe.verify.decontaminate}
+        seeds = {f"questions.{part}": source.seed for part, source in sources.items() if source and source.tasks}
         self.manifest.note(
-            versions=versions(), git_revision=git_revision(), recipe=msgspec.to_builtins(self.recipe),
-            recipe_sha256=recipe_hash(self.recipe),
+            recipe=msgspec.to_builtins(recipe), recipe_sha256=recipe_hash(recipe),
+            inputs={key: input_of(file) for key, file in read.items() if file},
+            seeds={**seeds, "generate": recipe.generate.sampling.seed, "train": recipe.train.seed},
         )  # fmt: skip
-        write_atomic(self.directory / "recipe.yaml", dump_recipe(self.recipe).encode())
-        report = self._compare(sets, predictions)
-        write_atomic(self.directory / "7_report.json", to_json(report))
-        return report
+        write_atomic(self.directory / "recipe.yaml", dump_recipe(recipe).encode())
+
+    def _refuse_shown(self, shots: Sequence[Shot], sets: Sets) -> None:
+        """Raise ``DataError`` where a worked example in the teacher's prompt is a held-out question."""
+        shown = [Question(f"example {number}", shot.question) for number, shot in enumerate(shots, 1)]
+        if both := overlap(shown, [*sets.held_out, *sets.unseen]).exact:
+            listed = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
+            where = f"{self.recipe.generate.few_shot} shows the teacher {len(both)} of the held-out questions"
+            raise DataError(f"{where} ({listed}); take them out of the worked examples")
 
     def _questions(self) -> Sets:
         """Held-out questions are made first; training questions may share neither text nor operands with them."""
         wanted = self.recipe.questions
         names = {"train": "1_questions.jsonl", "held_out": "1_held_out.jsonl", "unseen": "1_unseen.jsonl"}
         files = {part: self.directory / name for part, name in names.items() if getattr(wanted, part)}
-        inputs = [s.file for s in (wanted.train, wanted.held_out, wanted.unseen) if s and s.file]
-        settings = {**msgspec.to_builtins(wanted), "inputs": {name: _input_hash(name) for name in inputs}}
+        settings = {part: _claimed(getattr(wanted, part)) for part in names}
         self.manifest.claim("questions", settings, overwrite=self.overwrite, files=list(files.values()))
         if self.manifest.done("questions"):
             return Sets(**{part: list(read_rows(files[part], Question)) if part in files else [] for part in names})
+        self.manifest.begin("questions")
         held_out = _load(wanted.held_out)
         unseen = _load(wanted.unseen, exclude=held_out) if wanted.unseen else []
         sets = Sets(_load(wanted.train, exclude=[*held_out, *unseen]), held_out, unseen)
@@ -134,6 +181,9 @@ class Run:
             shots=shots,
             model=self.teacher,
             open_teacher=lambda: teacher_engine(models, settings.batch_size, train, settings, shots),
+            server=models.server,
+            load_in_4bit=models.load_in_4bit,
+            trust_remote_code=models.trust_remote_code,
             overwrite=self.overwrite,
             quiet=self.quiet,
         )
@@ -163,8 +213,8 @@ class Run:
             quiet=self.quiet,
         )
 
-    def _predictions(self, sets: Sets) -> dict[str, tuple[list[Prediction], list[Prediction]]]:
-        """For each model its answers to the held-out and to the unseen questions."""
+    def _predictions(self, sets: Sets) -> None:
+        """Ask each model the held-out and the unseen questions."""
         models, settings = self.recipe.models, self.recipe.evaluate
         plan: dict[str, tuple[str, dict[str, str], Path | None]] = {
             "base": (models.student, self.student, None),
@@ -172,31 +222,28 @@ class Run:
         }
         if settings.teacher:
             plan["teacher"] = (models.teacher, self.teacher, None)
-        answers: dict[str, tuple[list[Prediction], list[Prediction]]] = {}
         for name, (spec, identity, adapter) in plan.items():
-            parts: list[list[Prediction]] = []
             with opened_late(partial(self._open, name, spec, adapter, [*sets.held_out, *sets.unseen])) as open_model:
                 for label, questions in (("", sets.held_out), ("unseen/", sets.unseen)):
-                    parts.append(
-                        run_evaluate(
-                            f"{label}{name}",
-                            questions,
-                            self.directory / "6_predictions" / f"{label}{name}.jsonl",
-                            self.manifest,
-                            model=identity,
-                            adapter=adapter,
-                            system_prompt=self.recipe.generate.system_prompt,
-                            sampling=Sampling(max_new_tokens=settings.max_new_tokens),
-                            batch_size=settings.batch_size,
-                            open_model=open_model,
-                            overwrite=self.overwrite,
-                            quiet=self.quiet,
-                        )
-                        if questions
-                        else []
+                    if not questions:
+                        continue
+                    run_evaluate(
+                        f"{label}{name}",
+                        questions,
+                        self.directory / "6_predictions" / f"{label}{name}.jsonl",
+                        self.manifest,
+                        model=identity,
+                        adapter=adapter,
+                        system_prompt=self.recipe.generate.system_prompt,
+                        sampling=Sampling(max_new_tokens=settings.max_new_tokens),
+                        batch_size=settings.batch_size,
+                        open_model=open_model,
+                        server=models.server if name == "teacher" else None,
+                        load_in_4bit=models.load_in_4bit,
+                        trust_remote_code=models.trust_remote_code,
+                        overwrite=self.overwrite,
+                        quiet=self.quiet,
                     )
-            answers[name] = (parts[0], parts[1])
-        return answers
 
     def _open(self, name: str, spec: str, adapter: Path | None, questions: Sequence[Question]) -> Engine:
         models, generate, settings = self.recipe.models, self.recipe.generate, self.recipe.evaluate
@@ -208,27 +255,13 @@ class Run:
             load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code,
         )  # fmt: skip
 
-    def _compare(self, sets: Sets, answers: dict[str, tuple[list[Prediction], list[Prediction]]]) -> Report:
-        transfer = None
-        if sets.unseen:
-            unseen = {name: rows for name, (_, rows) in answers.items()}
-            transfer = compare(sets.unseen, unseen, chance_rate=chance_rate(sets.unseen))
-        train_facts = self.manifest.facts("train")
-        details: dict[str, Any] = {
-            "title": self.recipe.report.title or self.recipe.name,
-            "questions": self.manifest.facts("questions"),
-            "generate": self.manifest.facts("generate"),
-            "train": {key: value for key, value in train_facts.items() if key != "losses"},
-            "engines": {name: self.manifest.facts(f"evaluate/{name}").get("engine") for name in answers},
-            "trust_remote_code": self.recipe.models.trust_remote_code,
-            "weights": "adapter",
-        }
-        return build_report(
-            sets.held_out,
-            {name: rows for name, (rows, _) in answers.items()},
-            chance_rate=chance_rate(sets.held_out),
-            transfer=transfer,
-            facts=Facts(versions=versions(), recipe_sha256=recipe_hash(self.recipe), details=details),
+
+def evaluate_export(directory: Path, artifact: Path, *, overwrite: bool = False, quiet: bool = False) -> str:
+    """Ask ``artifact``, exported from the run in ``directory``, the run's held-out questions. It gets a row in
+    ``7_report.json`` and its cost in the details there; returns that cost in a sentence."""
+    with locked(directory):
+        return Run(load_recipe(directory / "recipe.yaml"), directory, False, quiet).add_export(
+            artifact, overwrite=overwrite
         )
 
 
@@ -244,5 +277,9 @@ def _load(source: Source, exclude: Sequence[Question] = ()) -> list[Question]:
     return questions[: source.limit] if source.limit else questions
 
 
-def _input_hash(name: str) -> str:
-    return "hub" if name.startswith("hub:") else file_hash(Path(name))
+def _claimed(source: Source | None) -> dict[str, Any] | None:
+    """A source as a setting: its file by what is in it, wherever it lies; one of the hub by its name."""
+    if source is None:
+        return None
+    read = input_of(source.file) if source.file else {}
+    return {**msgspec.to_builtins(source), "file": read.get("sha256", read.get("name"))}

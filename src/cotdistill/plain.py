@@ -12,14 +12,15 @@ import unicodedata
 _DASHES = dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe58\ufe63\uff0d\u2796", "-")
 _INVISIBLE = [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
 _HIDDEN = dict.fromkeys(map(chr, _INVISIBLE), "")
-_SUPERSCRIPTS = {s: f"^{d}" for d, s in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+_SUPERSCRIPT = re.compile("([⁺⁻]?)([⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+)")
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ⁺⁻", "0123456789n+-")
 _VULGAR = {c: " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 _OTHER = {"×": "*", "✕": "*", "✖": "*", "⋅": "*", "·": "*", "∙": "*", "÷": "/", "∕": "/", "\u2044": "/",
           "‘": "'", "’": "'", "“": '"', "”": '"', "«": '"', "»": '"', "º": "°"}  # fmt: skip
-_LOOKALIKES = str.maketrans({**_DASHES, **_HIDDEN, **_SUPERSCRIPTS, **_VULGAR, **_OTHER})
+_LOOKALIKES = str.maketrans({**_DASHES, **_HIDDEN, **_VULGAR, **_OTHER})
 # Spaces that typographers put between groups of three digits, and the Swiss apostrophe.
 _GROUP_GAP = re.compile(r"(?<=[0-9])[\u00a0\u202f\u2009'’](?=[0-9]{3}(?:[^0-9]|$))")
-_FOREIGN_DIGIT = re.compile(r"[^\x00-\x7f]")
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 
 _FRACTION = re.compile(r"(?P<mixed>(?<=[0-9])\s?)?\\[dtc]?frac\s?"
                        r"(?:\{([^{}]{1,80})\}\s?\{([^{}]{1,80})\}|([0-9])([0-9]))")  # fmt: skip
@@ -27,8 +28,8 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operat
                       r"\{([^{}]{0,400})\}")  # fmt: skip
 _MATH = re.compile(r"\$(?=[^\s$])([^$\n]{1,300})(?<!\s)\$(?![0-9])")
 _GROUP = re.compile(r"\^\{([^{}]{1,20})\}")
+_LATEX_COMMA = re.compile(r"\{,\}|(?<=[0-9]),\\!(?=[0-9])|(?<=[0-9])\\[,!;](?=[0-9])")
 _COMMANDS = [
-    (re.compile(r"\{,\}|(?<=[0-9]),\\!(?=[0-9])|(?<=[0-9])\\[,!;](?=[0-9])"), ","),
     (re.compile(r"\^\s?\{?\s?\\circ\s?\}?|\\degree(?![a-z])"), "°"),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
@@ -43,18 +44,22 @@ def plain(text: str) -> str:
     """``text`` in ASCII digits, ``-``, ``*``, ``/``, ``a/b`` fractions and ``^`` powers, without LaTeX wrapping
     and invisible characters. Letters of other scripts stay as they are."""
     if not text.isascii():
-        text = _GROUP_GAP.sub("", text).translate(_LOOKALIKES)
+        text = _SUPERSCRIPT.sub(lambda m: "^" + m[0].translate(_LOWERED), _GROUP_GAP.sub("", text))
+        text = text.translate(_LOOKALIKES)
         text = unicodedata.normalize("NFKC", text)
         text = _FOREIGN_DIGIT.sub(lambda m: str(unicodedata.decimal(m[0], m[0])), text)
     elif "'" in text:
         text = _GROUP_GAP.sub("", text)
     if "\\" in text or "{," in text:
         text = _without_latex(text)
+    if "US$" in text:
+        text = text.replace("US$", "$")
     return _MATH.sub(r"\1", text) if text.count("$") > 1 else text
 
 
 def _without_latex(text: str) -> str:
     text = text.replace("\\$", "＄")  # an escaped dollar is money, a bare one opens a formula
+    text = _LATEX_COMMA.sub(",", text)  # before the braces around it
     for _ in range(2):  # \boxed{\text{...}}
         text = _WRAPPED.sub(r" \1 ", text)
     if "frac" in text:

@@ -33,13 +33,13 @@ def load_few_shot(path: Path) -> tuple[Shot, ...]:
     shots: list[Shot] = []
     try:
         lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"cannot read the few-shot file {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(f"cannot read the few-shot file {path}: {getattr(error, 'strerror', error)}") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 shots.append(msgspec.json.decode(line, type=Shot))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: not a worked example: {error}") from error
     if not shots:
         raise DataError(f"the few-shot file {path} holds no worked example")

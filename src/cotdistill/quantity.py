@@ -4,8 +4,9 @@
     "x = 3/4"   -> Quantity(3/4)                  "2 hours 30 min" -> Quantity(5/2, "hour")
 
 Exact: numbers are Fractions, never floats, and nothing is evaluated. An expression (``2^10``, ``3 + 4``,
-``sqrt(2)``, ``x > 3``) or a number of more than 400 digits is ``too_complex``; two different numbers are
-``ambiguous``. Not covered: Roman numerals, number words above ninety-nine, decimal commas.
+``sqrt(2)``, ``x > 3``) or a number of more than 400 digits is ``too_complex``; two different numbers, and one whose
+neighbours make it another ("minus 3", "five hundred", "not 5": see ``doubt``), are ``ambiguous``. Not covered: Roman
+numerals, number words above ninety-nine, decimal commas.
 """
 
 import re
@@ -14,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from cotdistill.doubt import altered, denied
 from cotdistill.plain import plain
 from cotdistill.units import PARTS, unit_after
 
@@ -39,7 +41,7 @@ NUMBER = re.compile(
           | (?P<frac>\.[0-9]++)? )
       | (?P<bare>\.[0-9]++) )
     (?: [eE](?P<e>[-+]?[0-9]{1,5})(?![0-9.]) | [ ]?[*x][ ]?10\^[({]?(?P<ten>[-+]?[0-9]{1,5})[)}]?(?![0-9.]) )?
-    (?![0-9]|\.[0-9])""",
+    (?![0-9]|[._][0-9])""",
     re.VERBOSE,
 )
 _SIMPLE = re.compile(r"\s*(-?[0-9]{1,15}(?:\.[0-9]{1,6})?)\.?\s*")  # most answers: skip the long way
@@ -52,8 +54,8 @@ _SPACED = re.compile(r"[^0-9]*(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?(
 
 # Signs of algebra in a text whose quantities have been replaced by "#".
 _EXPRESSION = re.compile(
-    r"\\[a-zA-Z]|√|π|∞|[<>≤≥≠]|!=|(?<![a-z])(?:sqrt|pi|log|ln|sin|cos|tan)(?![a-z])|#\s?(?:\^|\*\*|!(?!=))"
-    r"|[+*/^-]\s?[a-z](?![a-z])|(?<![a-z])[a-z]\s?[+*/^-]|[+*/^]\s?\(|\)\s?[+*/^]|#\s?\(#",
+    r"\\[a-zA-Z]|√|π|∞|[<>≤≥≠]|!=|(?<![a-z])(?:sqrt|pi|log|ln|sin|cos|tan)(?![a-z])|#\s?(?:\^|\*\*|[+](?!\+))|[0-9)]\s?!(?!=)"
+    r"|#\s?[*/]\s?[\w(]|[\w)]\s?[*/^]\s?#|[+*/^-]\s?[a-z](?![a-z])|(?<![a-z])[a-z]\s?[+*/^-]|[+*/^]\s?\(|\)\s?[+*/^]|#\s?\(#",
     re.IGNORECASE,
 )
 _REASON = re.compile(r"[,(]?\s(?:because|since)\s", re.IGNORECASE)
@@ -81,8 +83,11 @@ def read_number(text: str) -> tuple[Status, Quantity | None]:
     text = _REASON.split(text, maxsplit=1)[0]
     if len(text) < 200 and _SPACED.fullmatch(text):
         text = re.sub(r"(?<=[0-9]) (?=[0-9]{3})", "", text)
-    if _EQUALS.search(text) and _ALGEBRA.search(_EQUALS.split(text)[0]):
-        return "too_complex", None
+    if equals := _EQUALS.search(text):
+        if _ALGEBRA.search(text[: equals.start()]):
+            return "too_complex", None
+        if denied(text, equals.start(), len(text)):
+            return "ambiguous", None
     status, value = _one_number(_right_sides(text) or text)
     if status == "no_answer":
         status, value = _one_number(text)
@@ -105,21 +110,26 @@ def _one_number(text: str) -> tuple[Status, Quantity | None]:
         quantity, end = quantity_at(text, match)
         if quantity is None or _VARIABLE.fullmatch(text, match.end(), end):
             return "too_complex", None
+        before = text[: match.start()][-1:]
+        if match["sign"] and (before.isalpha() or before == ")"):
+            return "too_complex", None  # x-5, not a sign
         found.append((quantity, match.start(), end))
     ends = [0, *(end for _, _, end in found)]
     starts = [*(start for _, start, _ in found), len(text)]
     gaps = [text[end:start] for end, start in zip(ends, starts, strict=True)]
-    if _EXPRESSION.search("#".join(gaps)):
+    if _EXPRESSION.search("#".join(gaps)) or any(map(_UNREAD_DIGIT.search, gaps)):
         return "too_complex", None
     if not found:
         return _number_word(text)
     between = {gap.strip(" ()") for gap in gaps[1:-1]}
     if between & {"+", "*", "x", "X", "/"} or any(text[start] == "+" for start in starts[1:-1]):
         return "too_complex", None
+    if any(denied(text, start, end) or _is_altered(text, start, end) for _, start, end in found):
+        return "ambiguous", None
     whole = _add_parts(found, text)
     if whole is not None:
         return "found", whole
-    if between & {"-", ""} or "±" in text or len({(q.number, q.percent) for q, _, _ in found}) > 1:
+    if between & {"-", "", ":", ","} or "±" in text or len({(q.number, q.percent) for q, _, _ in found}) > 1:
         return "ambiguous", None
     return "found", max((q for q, _, _ in found), key=lambda q: bool(q.unit))
 

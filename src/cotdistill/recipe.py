@@ -10,30 +10,47 @@ Frozen structs, unknown keys refused, nothing in a recipe is executed. Paths are
 the command is started in, like every path on the command line.
 """
 
+import math
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import yaml
 
+from cotdistill.bounds import Count, Dropout, Length, Positive, Rate, Seed, Share
 from cotdistill.engines import EngineName, Sampling
 from cotdistill.errors import DataError, UsageError
 from cotdistill.generated import Task
 from cotdistill.kinds import KINDS
 from cotdistill.prompt import SYSTEM_PROMPT
+from cotdistill.server import Server
 
 Target = Literal["reasoning", "answer"]
 """What a student learns to write: the whole trace, or its final line alone."""
 
+Scheduler = Literal["cosine", "linear", "constant"]
+"""What becomes of the learning rate after the warm-up."""
+
+Optimizer = Literal["adamw", "adamw_8bit"]
+"""``adamw_8bit`` (bitsandbytes; Dettmers et al. 2022) keeps its state in a quarter of the memory."""
+
 
 class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Catalogue names or paths. ``engine`` runs the teacher: ``auto`` takes llama.cpp for a GGUF file."""
+    """Catalogue names or paths. ``engine`` runs the teacher: ``auto`` takes llama.cpp for a GGUF file. With a
+    ``server``, ``teacher`` is the name that server knows its model by."""
 
     teacher: str
     student: str
     engine: EngineName = "auto"
     trust_remote_code: bool = False
     load_in_4bit: bool | None = None
+    server: Server | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine == "openai_server" and not self.server:
+            raise ValueError("the engine openai_server needs a server's base_url")
+        if self.server and self.engine not in ("auto", "openai_server"):
+            raise ValueError(f"a base_url is for the engine openai_server, not {self.engine}")
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,8 +58,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     file: str | None = None
     tasks: tuple[Task, ...] = ()
-    seed: int = 0
-    limit: int | None = None
+    seed: Seed = 0
+    limit: Count | None = None
 
     def __post_init__(self) -> None:
         if bool(self.file) == bool(self.tasks):
@@ -62,8 +79,8 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     system_prompt: str = SYSTEM_PROMPT
     few_shot: str | None = None
-    num_samples: int = 1
-    batch_size: int = 8
+    num_samples: Count = 1
+    batch_size: Count = 8
     sampling: Sampling = Sampling(max_new_tokens=256)
 
 
@@ -82,15 +99,12 @@ class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vote: bool = False
     kind: str | None = None
     markers: tuple[str, ...] = ()
-    max_words: int | None = None
-    max_per_question: int | None = None
+    max_words: Count | None = None
+    max_per_question: Count | None = None
     decontaminate: str | None = None
-    decontaminate_ngram: int | None = None
+    decontaminate_ngram: Count | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_words", "max_per_question", "decontaminate_ngram"):
-            if (1 if getattr(self, name) is None else getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1")
         if self.kind not in (None, *KINDS):
             raise ValueError(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
         if not all(marker.strip() for marker in self.markers):
@@ -100,39 +114,60 @@ class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """LoRA's shape (Hu et al. 2021). ``targets`` are last names of linear layers; empty means the default."""
+    """LoRA's shape (Hu et al. 2021). ``targets`` are last names of linear layers; empty means the default.
 
-    r: int = 8
-    alpha: int = 16
-    dropout: float = 0.05
+    ``use_dora`` trains the length of each weight column apart from its direction (Liu et al. 2024); ``use_rslora``
+    scales by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023), which a large r needs.
+    """
+
+    r: Count = 8
+    alpha: Count = 16
+    dropout: Dropout = 0.05
     targets: tuple[str, ...] = ()
+    use_dora: bool = False
+    use_rslora: bool = False
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to train; the defaults are those of the scripts. ``warmup_ratio`` is a share of all steps.
 
+    ``validation`` is the share of questions that are not trained on but tried after each epoch: the adapter that did
+    best on them is kept. With ``patience``, training stops after so many epochs without a better one.
+
     ``target`` "answer" trains on the final line alone, without the reasoning: the arm that shows what the
     reasoning is worth.
     """
 
-    num_epochs: float = 3.0
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 4
-    learning_rate: float = 2e-4
-    warmup_ratio: float = 0.03
-    lr_scheduler: str = "cosine"
-    max_length: int = 1024
+    num_epochs: Positive = 3.0
+    batch_size: Count = 4
+    gradient_accumulation_steps: Count = 4
+    learning_rate: Rate = 2e-4
+    warmup_ratio: Share = 0.03
+    lr_scheduler: Scheduler = "cosine"
+    optim: Optimizer = "adamw"
+    max_length: Length = 1024
     gradient_checkpointing: bool = False
-    seed: int = 42
+    seed: Seed = 42
     target: Target = "reasoning"
+    validation: Share = 0.0
+    patience: Count | None = None
     lora: Lora = Lora()
+
+    def __post_init__(self) -> None:
+        if self.patience and not self.validation:
+            raise ValueError("patience needs validation, a share of the questions to try the adapter on")
+
+    def steps(self, rows: int) -> tuple[int, int]:
+        """Optimizer steps of one epoch over ``rows``, and of the whole training."""
+        epoch = math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation_steps)
+        return epoch, math.ceil(epoch * self.num_epochs)
 
 
 class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Greedy, one sample, the student's prompt for every model."""
 
-    max_new_tokens: int = 256
-    batch_size: int = 32
+    max_new_tokens: Count = 256
+    batch_size: Count = 32
     teacher: bool = True
 
 
@@ -153,10 +188,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: ReportSettings = ReportSettings()
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+        plain = self.name.isprintable() and Path(self.name).name == self.name and len(self.name.encode()) <= 200
+        if not plain or not self.name or self.name.startswith("."):
             raise ValueError(f"name {self.name!r} must be a plain directory name")
-        if self.generate.num_samples > 1 and not self.generate.sampling.do_sample:
+        sampling = self.generate.sampling
+        if self.generate.num_samples > 1 and not sampling.do_sample:
             raise ValueError("num_samples > 1 needs sampling.do_sample: greedy samples are all the same")
+        if sampling.do_sample and not sampling.temperature:
+            raise ValueError("sampling.do_sample needs a temperature above 0")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -165,7 +204,7 @@ def load_recipe(path: Path) -> Recipe:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"no recipe at {path}; the shipped ones are in recipes/") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except Exception as error:  # dates, numbers and odd keys raise all sorts of errors in PyYAML
         raise DataError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from error
     return decode_recipe(data, str(path))
 
@@ -173,9 +212,11 @@ def load_recipe(path: Path) -> Recipe:
 def decode_recipe(data: object, where: str) -> Recipe:
     """A recipe from plain data (what YAML gives)."""
     try:
-        return msgspec.convert(data, type=Recipe)
-    except msgspec.MsgspecError as error:
+        recipe = msgspec.convert(data, type=Recipe)
+        msgspec.json.encode(recipe)  # what a task's config holds is known here only by trying
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{where}: {error}") from error
+    return recipe
 
 
 def with_name(recipe: Recipe, name: str) -> Recipe:

@@ -147,7 +147,7 @@ def from_json(data: bytes, source: str = "7_report.json") -> Report:
     """Read what ``to_json`` wrote; DataError where it is something else."""
     try:
         return msgspec.json.decode(data, type=Report)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         message = f"{source} is not a report of this version ({error}); build the report again"
         raise DataError(message) from error
 

@@ -7,6 +7,8 @@
 def visible(text: str) -> str:
     """Text in which control, bidirectional and other invisible characters are written as escapes, so that they
     cannot drive a terminal or reorder what is read; line breaks and tabs stay."""
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 

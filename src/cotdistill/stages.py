@@ -9,7 +9,6 @@ same settings go on, other settings are refused. A finished stage is not done ag
 import logging
 import shutil
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,21 +16,24 @@ from typing import Any
 
 import msgspec
 
-from cotdistill.asking import row_id
+from cotdistill.asking import Account, row_id
 from cotdistill.disk import replace
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, Sampling
 from cotdistill.engines.opening import find_gguf, open_engine
 from cotdistill.errors import TrainingError
 from cotdistill.identity import digest, model_hash
-from cotdistill.journal import Journal, encode_row, read_rows, write_rows
-from cotdistill.judging import Tally, judge_file, watched
+from cotdistill.journal import encode_row, read_rows, write_rows
+from cotdistill.judging import Tally, judge_file, watched, with_verdicts
+from cotdistill.keys import Keys
 from cotdistill.manifest import Manifest, file_hash
 from cotdistill.prediction import Prediction, predict
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
+from cotdistill.ranks import here
 from cotdistill.recipe import Generate, Models, Target, TrainSettings, Verify
+from cotdistill.server import Server
 from cotdistill.shown import one_line
 from cotdistill.trace import Trace, teach
 from cotdistill.trace_file import TraceFile
@@ -57,11 +59,15 @@ def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question
     return open_engine(
         models.teacher, engine=models.engine, batch_size=batch_size, context=context,
         load_in_4bit=models.load_in_4bit, device_map=device_map, trust_remote_code=models.trust_remote_code,
+        server=models.server,
     )  # fmt: skip
 
 
-def identify(model: str, *, gguf: bool) -> dict[str, str]:
-    """What a manifest says of a model: its name and the hash of its files; pulls a catalogue model if need be."""
+def identify(model: str, *, gguf: bool, server: Server | None = None) -> dict[str, str]:
+    """What a manifest says of a model: its name and the hash of its files; pulls a catalogue model if need be.
+    A server's model has a name only."""
+    if server:
+        return {"name": model, "hash": ""}
     path = find_gguf(model) or local_model(model, want="gguf" if gguf else "hf")
     return {"name": Path(model).name, "hash": model_hash(path)}
 
@@ -75,12 +81,23 @@ def run_generate(
     shots: Sequence[Shot],
     model: dict[str, str],
     open_teacher: OpenEngine,
+    server: Server | None = None,
+    unasked: Sequence[Question] = (),
+    load_in_4bit: bool | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Traces for every question into ``path``. ``model`` is the teacher's identity, part of the settings."""
+    """Traces for every question into ``path``. ``model`` is the teacher's identity, part of the settings; the
+    prices of its ``server`` give the money spent on the traces.
+
+    ``unasked`` are the questions beyond a limit: traces of them may be there and stay. Raises ``ResumeError`` where
+    there are traces of any other question.
+    """
     claimed = {
         "model": model,
+        "load_in_4bit": load_in_4bit,
+        "trust_remote_code": trust_remote_code,
         "system_prompt": settings.system_prompt,
         "few_shot": digest(msgspec.to_builtins(tuple(shots))) if shots else None,
         "num_samples": settings.num_samples,
@@ -88,18 +105,18 @@ def run_generate(
         "sampling": msgspec.to_builtins(settings.sampling),
     }
     manifest.claim("generate", claimed, overwrite=overwrite, files=[path])
-    planned = {row_id(question.id, s) for question in questions for s in range(settings.num_samples)}
-    before = _rows(path, Trace)
-    owed = planned - {trace.id for trace in before if trace.finish != "error"}
+    planned = len(questions) * settings.num_samples
+    before = Account(path, Trace, Keys(question.id for question in (*questions, *unasked)))
+    owed = before.owed(row_id(question.id, s) for question in questions for s in range(settings.num_samples))
     if manifest.done("generate") and not owed:
-        log.info("%s: all %d traces are there", path, len(before))
+        log.info("%s: all %d traces are there", path, before.rows)
         return
     engine = open_teacher()
-    start = time.monotonic()
     finishes: Counter[str] = Counter()
     answered = 0
     try:
-        with Bar("teacher", len(planned), len(planned) - len(owed), quiet=quiet) as bar:
+        manifest.begin("generate", planned=planned, engine=_engine(engine))
+        with Bar("teacher", planned, planned - owed, quiet=quiet) as bar:
 
             def show(trace: Trace) -> None:
                 nonlocal answered
@@ -113,15 +130,16 @@ def run_generate(
             )  # fmt: skip
     finally:
         engine.close()
-    traces = _rows(path, Trace)
+    after = Account(path, Trace)
+    money = server.money(after.prompt_tokens, after.completion_tokens) if server else None
     manifest.finish(
         "generate",
         engine=engine.describe(),
-        rows=len(traces),
-        errors=sum(trace.finish == "error" for trace in traces),
-        prompt_tokens=sum(trace.prompt_tokens for trace in traces),
-        completion_tokens=sum(trace.completion_tokens for trace in traces),
-        seconds=round(time.monotonic() - start, 1),  # of the last process, where there were several
+        rows=after.rows,
+        errors=after.errors,
+        prompt_tokens=after.prompt_tokens,
+        completion_tokens=after.completion_tokens,
+        **({"money": money} if money is not None else {}),
     )
 
 
@@ -162,11 +180,9 @@ def run_verify(
 def teaching_pairs(
     questions: Iterable[Question], traces: Iterable[Trace], verdicts: Iterable[Verdict], target: Target = "reasoning"
 ) -> Iterator[tuple[str, Question, str]]:
-    """``(trace id, question, text to learn)`` for every trace that may teach."""
+    """``(trace id, question, text to learn)`` for every trace that may teach, in the order of the traces."""
     known = {question.id: question for question in questions}
-    judged = {verdict.trace_id: verdict for verdict in verdicts}
-    for trace in traces:
-        verdict = judged.get(trace.id)
+    for trace, verdict in with_verdicts(traces, verdicts):
         if verdict is not None and verdict.status in TEACHES:
             question = known.get(trace.question_id) or Question(trace.question_id, trace.question)
             answer_only = f"Final Answer: {verdict.answer}"
@@ -188,20 +204,32 @@ def run_train(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, object]:
-    """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage."""
-    if not pairs:
-        raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
+    """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage.
+
+    Under a launcher every process calls this, after it has joined the others; the first one keeps the manifest and
+    writes, and the facts are its.
+    """
+    ranks = here()
+    with ranks.together():
+        if not pairs:
+            raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
+        ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
+        if ranks.first:
+            local_model(student, want="hf")  # pulled and converted before the others look for it
     pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
-    claimed = {
-        "student": identify(student, gguf=False),
-        "system_prompt": system_prompt,
-        "examples": digest([[trace_id, user_text(q), text] for trace_id, q, text in pairs]),
-        "load_in_4bit": load_in_4bit,
-        "trust_remote_code": trust_remote_code,
-        "train": msgspec.to_builtins(settings),
-    }
-    manifest.claim("train", claimed, overwrite=overwrite, files=[output_dir])
-    if manifest.done("train"):
+    with ranks.together():
+        claimed = {
+            "student": identify(student, gguf=False),
+            "system_prompt": system_prompt,
+            "examples": digest([[trace_id, user_text(q), text] for trace_id, q, text in pairs]),
+            "load_in_4bit": load_in_4bit,
+            "trust_remote_code": trust_remote_code,
+            "train": msgspec.to_builtins(settings),
+        }
+        if ranks.first:
+            manifest.claim("train", claimed, overwrite=overwrite, files=[output_dir])
+    ranks.alike(digest(claimed))
+    if ranks.told(manifest.done("train")):
         log.info("%s: already trained", output_dir)
         return manifest.facts("train")
 
@@ -210,16 +238,19 @@ def run_train(
     from cotdistill.model import load_model
     from cotdistill.training import Progress, train
 
-    placement = place(load_in_4bit, device_map)
-    log.info("student on %s", placement.sentence())
-    model = load_model(local_model(student, want="hf"), placement, trust_remote_code=trust_remote_code)
-    max_length = min(settings.max_length, model.context_length)
-    examples = build_examples(model.template, pairs, system=system_prompt, max_length=max_length)
-    if examples_file:
-        write_rows(examples_file, examples.kept)
+    with ranks.together():
+        placement = place(load_in_4bit, device_map)
+        log.info("student on %s", placement.sentence())
+        model = load_model(local_model(student, want="hf"), placement, trust_remote_code=trust_remote_code)
+        max_length = min(settings.max_length, model.context_length)
+        examples = build_examples(model.template, pairs, system=system_prompt, max_length=max_length)
+        if examples_file and ranks.first:
+            write_rows(examples_file, examples.kept)
+        if ranks.first:
+            manifest.begin("train", engine=f"transformers, {placement.numbers()}")
     if examples.too_long:
         log.warning("%d examples exceed %d tokens and were left out", len(examples.too_long), max_length)
-    with Bar("training", 0, quiet=quiet) as bar:
+    with ranks.training(), Bar("training", 0, quiet=quiet or not ranks.first) as bar:
 
         def show(step: Progress) -> None:
             bar.total(step.steps, step.step)
@@ -229,11 +260,14 @@ def run_train(
             model, examples.kept, settings, output_dir, system_prompt=system_prompt, placement=placement,
             show=show, trust_remote_code=trust_remote_code,
         )  # fmt: skip
+    if not ranks.first:
+        return {}
     log.info(result.targets)
     facts: dict[str, object] = {
         **msgspec.to_builtins(result),
         "too_long": len(examples.too_long),
         "placement": placement.sentence(),
+        "processes": ranks.size,
     }
     manifest.finish("train", **facts)
     shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)  # optimizer state, of use to a resume only
@@ -252,44 +286,66 @@ def run_evaluate(
     sampling: Sampling,
     batch_size: int,
     open_model: OpenEngine,
+    server: Server | None = None,
+    unasked: Sequence[Question] = (),
+    load_in_4bit: bool | None = None,
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> list[Prediction]:
-    """One model's answers to every question, in ``path`` and returned in the order of the questions."""
+    """One model's answers to every question, in ``path`` and returned in the order of the questions. ``server`` and
+    ``unasked`` are as for ``run_generate``; answers to unasked questions are not returned."""
     stage = f"evaluate/{name}"
     claimed: dict[str, Any] = {
         "model": model,
         "adapter": file_hash(adapter / "adapter_model.safetensors") if adapter else None,
+        "adapter_config": file_hash(adapter / "adapter_config.json") if adapter else None,
+        "load_in_4bit": load_in_4bit,
+        "trust_remote_code": trust_remote_code,
         "system_prompt": system_prompt,
         "batch_size": batch_size,
         "sampling": msgspec.to_builtins(sampling),
     }
     manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
     ids = [question.id for question in questions]
-    owed = set(ids) - {row.question_id for row in _rows(path, Prediction) if row.finish != "error"}
-    if owed or not manifest.done(stage):
-        right = answered = 0
-        start = time.monotonic()
-        with Bar(name, len(ids), len(ids) - len(owed), quiet=quiet) as bar:
+    before = Account(path, Prediction, Keys(question.id for question in (*questions, *unasked)))
+    owed = before.owed(row_id(question_id, 0) for question_id in ids)
+    if not owed and manifest.done(stage):
+        return _answers(path, ids)
+    right = answered = 0
+    engine = open_model()
+    manifest.begin(stage, planned=len(ids), engine=_engine(engine))
+    with Bar(name, len(ids), len(ids) - owed, quiet=quiet) as bar:
 
-            def show(row: Prediction) -> None:
-                nonlocal right, answered
-                answered += 1
-                right += bool(row.correct)
-                bar.step(f"{right} of {answered} right" if row.correct is not None else "")
+        def show(row: Prediction) -> None:
+            nonlocal right, answered
+            answered += 1
+            right += bool(row.correct)
+            bar.step(f"{right} of {answered} right" if row.correct is not None else "")
 
-            engine = open_model()
-            predict(engine, questions, path, system=system_prompt, sampling=sampling, show=show)
-        manifest.finish(
-            stage, engine=engine.describe(), rows=len(ids), seconds=round(time.monotonic() - start, 1)
-        )
+        predict(engine, questions, path, system=system_prompt, sampling=sampling, show=show)
+    answers = _answers(path, ids)
+    prompt_tokens = sum(row.prompt_tokens for row in answers)
+    completion_tokens = sum(row.completion_tokens for row in answers)
+    money = server.money(prompt_tokens, completion_tokens) if server else None
+    manifest.finish(
+        stage,
+        engine=engine.describe(),
+        rows=len(ids),
+        errors=sum(row.finish == "error" for row in answers),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        **({"money": money} if money is not None else {}),
+    )
+    return answers
+
+
+def _engine(engine: Engine) -> str:
+    """What runs a model, in which number format; its version may change on the way."""
+    said = engine.describe()
+    return ", ".join(filter(None, (said["engine"].partition(" ")[0], said["dtype"])))
+
+
+def _answers(path: Path, ids: Sequence[str]) -> list[Prediction]:
     rows = {row.question_id: row for row in read_rows(path, Prediction)}
     return [rows[question_id] for question_id in ids if question_id in rows]
-
-
-def _rows(path: Path, type_: type[Any]) -> list[Any]:
-    """Rows of a journal that may not exist yet or may end in a torn line, which its writer will repair."""
-    if not path.exists():
-        return []
-    with Journal(path, type_, key=lambda row: row.id):
-        return list(read_rows(path, type_))

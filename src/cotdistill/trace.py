@@ -67,6 +67,7 @@ def teach(
             sample=sample,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
+            thinking=completion.thinking,
             prompt_hash=hashed,
             error=completion.error,
         )

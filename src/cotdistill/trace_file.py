@@ -5,7 +5,7 @@ A hand-made row needs only the question and the reasoning (or ``cot``); its gold
     {"question": "What is 15% of 240?", "reasoning": "0.15 * 240 = 36.\\nFinal Answer: 36"}
 
 Traces of one question may be apart in the file. Opening reads it once and keeps where each row begins and whose
-it is (some 150 bytes a row); ``groups`` then reads the rows of one question after those of another.
+it is (some 60 bytes a row and 50 a question); ``groups`` then reads the rows of one question after those of another.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ import msgspec
 from cotdistill.answer import gold_part
 from cotdistill.disk import cannot
 from cotdistill.errors import DataError
+from cotdistill.keys import Keys
 from cotdistill.question import Question, content_id
 from cotdistill.trace import Trace
 
@@ -48,14 +50,13 @@ class TraceFile:
     def __init__(self, path: Path, questions: Iterable[Question] = (), *, only_known: bool = False) -> None:
         self.path = path
         self._known = {question.id: question for question in questions}
-        self._texts: dict[str, Question | None] = {}  # None: two questions (with different choices) have that text
-        for question in self._known.values():
-            text = content_id(question.text)
-            self._texts[text] = None if text in self._texts else question
         self._only_known = only_known
         self._starts = array("Q")  # where each row begins
         self._lines = array("Q")  # its line number
-        self._groups: dict[str, array[int]] = {}  # question id -> places of its rows
+        self._owners = Keys()  # ids of the questions, in the order of their first rows
+        self._first = array("Q")  # place of each question's first row ...
+        self._last = array("Q")  # ... and of its last
+        self._next = array("Q")  # place of the next row of the same question, 0 behind the last
         try:
             self._file: BinaryIO = path.open("rb")
         except FileNotFoundError as error:
@@ -74,21 +75,32 @@ class TraceFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    @cached_property
+    def _texts(self) -> dict[str, Question | None]:
+        """The known questions by their text; None where two (with different choices) have the same. Most files
+        never need it: their rows say whose they are."""
+        texts: dict[str, Question | None] = {}
+        for question in self._known.values():
+            text = content_id(question.text)
+            texts[text] = None if text in texts else question
+        return texts
+
     def __len__(self) -> int:
         return len(self._starts)
 
     def questions(self) -> Iterator[Question]:
         """Every question that has a trace, as its first row tells it."""
-        for places in self._groups.values():
-            row, number = self._row(places[0])
+        for place in self._first:
+            row, number = self._row(place)
             yield self._question([row], [self._trace(row, number)], number)
 
     def groups(self) -> Iterator[Group]:
         """Every question with all its traces, in the order of their first rows."""
-        for places in self._groups.values():
+        for first in self._first:
             rows: list[dict[str, Any]] = []
             traces: list[Trace] = []
             times: Counter[str] = Counter()
+            places = list(self._places(first))
             number = 0
             for place in places:
                 row, number = self._row(place)
@@ -98,10 +110,16 @@ class TraceFile:
                     trace = msgspec.structs.replace(trace, id=f"{trace.id}~{times[trace.id]}")
                 rows.append({"question_id": row.get("question_id"), "answer": row.get("answer")})
                 traces.append(trace)
-            yield Group(self._question(rows, traces, number), traces, list(places))
+            yield Group(self._question(rows, traces, number), traces, places)
+
+    def _places(self, first: int) -> Iterator[int]:
+        """The rows of a question, from its first."""
+        yield first
+        while first := self._next[first]:
+            yield first
 
     def _index(self) -> None:
-        seen: dict[int, int] = {}  # 64 bits of an id -> where its row begins
+        seen, begins = Keys(), array("Q")  # ids, and where the row of each begins
         merged = start = 0
         for number, line in enumerate(self._file, 1):
             begin, start = start, start + len(line)
@@ -110,24 +128,32 @@ class TraceFile:
             row = _decode(line, f"{self.path}:{number}")
             trace = self._trace(row, number)
             if row.get("id"):
-                key = int.from_bytes(hashlib.blake2b(trace.id.encode(), digest_size=8).digest(), "big")
-                if key in seen:
-                    if self._again(seen[key], start) != trace:
+                if (known := seen.add(trace.id)) < len(begins):
+                    if self._again(begins[known], start) != trace:
                         raise DataError(f"{self.path}:{number}: the id {trace.id!r} is there twice with different text")
                     merged += 1
                     continue
-                seen[key] = begin
+                begins.append(begin)
             question = self._asked(row, trace, number)
             if question is None and self._only_known:
                 continue
-            owner = question.id if question else trace.question_id
-            self._groups.setdefault(owner, array("Q")).append(len(self._starts))
-            self._starts.append(begin)
-            self._lines.append(number)
+            self._append(question.id if question else trace.question_id, begin, number)
         if not start or not (self._starts or self._only_known):
             raise DataError(f"{self.path} holds no trace; generate traces first")
         if merged:
             log.warning("%s: %d rows are there twice and count once", self.path, merged)
+
+    def _append(self, owner: str, begin: int, number: int) -> None:
+        place = len(self._starts)
+        self._starts.append(begin)
+        self._lines.append(number)
+        self._next.append(0)
+        if (group := self._owners.add(owner)) == len(self._first):
+            self._first.append(place)
+            self._last.append(place)
+        else:
+            self._next[self._last[group]] = place
+            self._last[group] = place
 
     def _again(self, start: int, then: int) -> Trace:
         """The trace of an earlier row; the file is left where it was."""
@@ -149,14 +175,14 @@ class TraceFile:
 
     def _asked(self, row: dict[str, Any], trace: Trace, number: int) -> Question | None:
         """The known question of a row, if there is one."""
-        text = content_id(trace.question)
         if question := self._known.get(trace.question_id):
-            if content_id(question.text) != text:
+            if question.text != trace.question and content_id(question.text) != content_id(trace.question):
                 where = f"{self.path}:{number}: the question {question.id!r} has another text in this trace"
                 raise DataError(f"{where} than among the questions; are these the traces of those questions?")
             return question
         if row.get("question_id"):
             return None
+        text = content_id(trace.question) if self._known else ""
         if text in self._texts and self._texts[text] is None:
             raise DataError(f"{self.path}:{number}: two questions have this text; say which by its `question_id`")
         return self._texts.get(text)

@@ -4,6 +4,7 @@ The loss is the mean negative log-likelihood, in nats per answer token, over all
 step, however they are spread over its micro-batches (chain-of-thought fine-tuning as in Ho et al. 2022).
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,12 +18,19 @@ from transformers.trainer_callback import PrinterCallback
 
 from cotdistill.adapter import attach, save_adapter
 from cotdistill.card import AdapterCard
+from cotdistill.checkpoint import EVERY, Seal, newest, run_id
+from cotdistill.disk import explained
 from cotdistill.errors import TrainingError
-from cotdistill.example import IGNORE, Example
+from cotdistill.example import Example, answer_tokens
 from cotdistill.hardware import Placement
 from cotdistill.identity import model_hash
+from cotdistill.loss import AnswerLoss, choose
 from cotdistill.model import Model
+from cotdistill.order import Order, blank
+from cotdistill.ranks import here
 from cotdistill.recipe import TrainSettings
+
+log = logging.getLogger(__name__)
 
 
 class TrainResult(msgspec.Struct, frozen=True):
@@ -50,55 +58,35 @@ class Progress(msgspec.Struct, frozen=True):
     tokens_per_second: float
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded ``input_ids``, ``attention_mask`` and ``labels``, each (batch, longest). The masks come
-    from lengths: the pad id may be the end-of-turn id, which must stay in the loss."""
-    longest = max(len(example.input_ids) for example in examples)
-    ids = torch.full((len(examples), longest), pad_id)
-    mask = torch.zeros((len(examples), longest), dtype=torch.long)
-    labels = torch.full((len(examples), longest), IGNORE)
-    for row, example in enumerate(examples):
-        length = len(example.input_ids)
-        ids[row, :length] = torch.tensor(example.input_ids)
-        mask[row, :length] = 1
-        labels[row, :length] = torch.tensor(example.labels)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
 class AnswerTrainer(Trainer):
-    """Trainer whose loss is computed at answer positions only: on a small model most of the work of a
-    training step is the projection to the vocabulary, and the prompt's share of it teaches nothing."""
+    """Trainer over Examples, with ``AnswerLoss``. A batch is ``{"rows": [Example, ...]}``: how the rows lie in memory
+    is the loss's own affair."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's token count itself
+    def __init__(self, *args: Any, order: Order, loss: AnswerLoss, **kwargs: Any) -> None:
+        super().__init__(*args, data_collator=lambda rows: {"rows": rows}, **kwargs)
+        self._order = order
+        self._loss = loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        return self._order
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        """Answer tokens of the whole optimizer step, in all processes."""
+        tokens = sum(answer_tokens(row) for batch in batch_samples for row in batch["rows"])
+        total: torch.Tensor = self.accelerator.gather(torch.tensor([tokens], device=device)).sum()
+        return total
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward, one group of rows after the other, so that only one is in memory."""
+        groups = self._loss.groups(inputs["rows"]) if self.accelerator.num_processes == 1 else [inputs["rows"]]
+        step = super().training_step
+        return torch.stack([step(model, {"rows": rows}, num_items_in_batch) for rows in groups]).sum()
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:  # fmt: skip
-        labels = inputs["labels"][:, 1:]
-        picked = labels != IGNORE
-        head = self.accelerator.unwrap_model(model).get_base_model().get_output_embeddings()
-
-        def answers_only(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-            return (args[0][:, :-1][picked.to(args[0].device)][None],)
-
-        # The whole wrapped model runs, not its parts: autocast, the exchange of gradients between processes
-        # and what some models do to their logits (caps, scales) all happen in its forward.
-        hook = head.register_forward_pre_hook(answers_only)
-        try:
-            logits = model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            ).logits[0].float()  # fmt: skip
-        finally:
-            hook.remove()
-        total = torch.nn.functional.cross_entropy(logits, labels[picked].to(logits.device), reduction="sum")
-        if num_items_in_batch is None:
-            loss = total / picked.sum()
-        else:  # counted over all processes, whose gradients are averaged
-            loss = total / num_items_in_batch * self.accelerator.num_processes
-        return (loss, {"logits": logits}) if return_outputs else loss
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        # The token count is that of all processes, whose gradients are averaged.
+        return self._loss(model, inputs["rows"]) / num_items_in_batch * self.accelerator.num_processes
 
 
 class Watch(TrainerCallback):
@@ -144,8 +132,11 @@ def train(
 
     Raises ``TrainingError`` when a loss is not finite or exactly zero, or when the adapter did not move.
     """
-    if not examples or all(len(e.input_ids) == e.prompt_length for e in examples):
+    if not examples or not any(map(answer_tokens, examples)):
         raise TrainingError("no example has an answer token to learn from")
+    ranks = here()
+    batch_size, accumulation = ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
+    order = Order(len(examples), settings.seed, batch_size * ranks.size if ranks.size > 1 else 1)
     set_seed(settings.seed)
     adapted, targets = attach(model, settings.lora, gradient_checkpointing=settings.gradient_checkpointing)
     checkpoints = output_dir / "checkpoints"
@@ -155,8 +146,8 @@ def train(
     steps = math.ceil(steps_per_epoch * settings.num_epochs)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
         num_train_epochs=settings.num_epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler,
@@ -166,30 +157,40 @@ def train(
         seed=settings.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="epoch",
-        save_total_limit=2,
+        save_strategy="steps",
+        save_steps=EVERY,
         bf16=placement.dtype == "bfloat16",
         fp16=placement.dtype == "float16",
         use_cpu=placement.device == "cpu",
+        ddp_find_unused_parameters=False,  # every adapted layer is in every forward pass
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        label_names=["labels"],
         dataloader_pin_memory=placement.device == "cuda",
     )
     tokens_per_epoch = sum(len(e.input_ids) for e in examples)
     watch = Watch(tokens_per_epoch, show)
+    adapted.train()
+    loss = choose(adapted, examples, model.template.pad_id, pack=placement.device == "cpu")
+    run = run_id([model_hash(model.directory), settings], examples)
     trainer = AnswerTrainer(
         model=adapted,
         args=arguments,
-        train_dataset=list(examples),
-        data_collator=lambda batch: collate(batch, model.template.pad_id),
-        callbacks=[watch],
+        order=order,
+        train_dataset=[*examples, *[blank(model.template.pad_id)] * order.blank],
+        loss=loss,
+        callbacks=[watch, Seal(run)],
     )
     trainer.remove_callback(PrinterCallback)
     start = time.monotonic()
-    adapted.train()
-    trainer.train(resume_from_checkpoint=newest_checkpoint(checkpoints))
+    resumed = newest(checkpoints, run) if ranks.first else None
+    step = ranks.told(int(resumed.name.rpartition("-")[2]) if resumed else 0)
+    if step:
+        log.info("going on from step %d", step)
+        # accelerate tells the epoch to the sampler of every loader but the sharded one that skips what was done.
+        order.set_epoch(step // steps_per_epoch)
+    with loss, explained("write", checkpoints):
+        trainer.train(resume_from_checkpoint=str(checkpoints / f"checkpoint-{step}") if step else None)
     seconds = time.monotonic() - start
     _check_moved(adapted)
     adapted.eval()
@@ -200,7 +201,7 @@ def train(
         base_name=model.directory.name,
         trust_remote_code=trust_remote_code,
     )
-    if trainer.is_world_process_zero():
+    with explained("write", output_dir):
         save_adapter(adapted, output_dir, card)
     trainer.accelerator.wait_for_everyone()
     history = [(int(h["step"]), float(h["loss"])) for h in trainer.state.log_history if "loss" in h]
@@ -208,18 +209,12 @@ def train(
     return TrainResult(
         steps=trainer.state.global_step,
         examples=len(examples),
-        answer_tokens=int(sum(len(e.input_ids) - e.prompt_length for e in examples) * epochs),
+        answer_tokens=int(sum(map(answer_tokens, examples)) * epochs),
         tokens=int(tokens_per_epoch * epochs),
         seconds=seconds,
         losses=history,
         targets=targets,
     )
-
-
-def newest_checkpoint(directory: Path) -> str | None:
-    """The newest checkpoint that is whole: the Trainer writes ``trainer_state.json`` last."""
-    complete = [path for path in directory.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return str(max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if complete else None
 
 
 def _check_moved(adapted: Any) -> None:

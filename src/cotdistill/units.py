@@ -24,7 +24,8 @@ _SPELLINGS = {
     "gallon": "gal gallons", "dollar": "$ usd dollars buck bucks", "cent": "¢ cents",
     "euro": "€ eur euros", "yen": "¥ jpy", "rupee": "₹ inr rupees", "degree": "° degrees deg",
     "celsius": "c", "fahrenheit": "f", "mile/hour": "mph", "km/hour": "kph kmh kmph", "mile/gallon": "mpg",
-    "person": "persons", "child": "children", "man": "men", "woman": "women", "mouse": "mice", "goose": "geese",
+    "cm^3": "cc ccm", "kb": "kilobyte kilobytes", "mb": "megabyte megabytes", "gb": "gigabyte gigabytes",
+    "tb": "terabyte terabytes",
 }  # fmt: skip
 KNOWN = {word: unit for unit, words in _SPELLINGS.items() for word in (*words.split(), unit)}
 _SCALES = frozenset({"c", "f", "celsius", "fahrenheit"})  # only after "degree"
@@ -36,7 +37,9 @@ _STOP = _words(
 _WORD = re.compile(r"[ ]{0,3}-?(°|[$€£¥₹¢]|[^\W\d_]{1,40}(?:-[^\W\d_]{1,40})?)(?:\^([23])|([23])(?![0-9]))?")
 _INCHES = re.compile(r"[ ]?in\.?\s*$")  # elsewhere "in" is a preposition
 _PER = re.compile(r"[ ]{0,3}(/|per(?![a-z])|an?(?![a-z]))[ ]{0,3}", re.IGNORECASE)
+_IRREGULAR = {"people": "person", "children": "child", "men": "man", "women": "woman", "mice": "mouse", "geese": "goose"}
 _POWER = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+_SILENT = ("se", "xe", "che", "she", "ze", "oe")  # "boxes" may be of a box or a boxe
 # How many of the second make one of the first: "2 hours 30 minutes" is 2.5 hours.
 PARTS = {("hour", "minute"): 60, ("minute", "second"): 60, ("day", "hour"): 24, ("week", "day"): 7,
          ("year", "month"): 12, ("foot", "inch"): 12, ("pound", "ounce"): 16, ("dollar", "cent"): 100,
@@ -44,12 +47,13 @@ PARTS = {("hour", "minute"): 60, ("minute", "second"): 60, ("day", "hour"): 24, 
 
 
 def singular(word: str) -> str:
-    """A crude English singular: good enough to make two spellings of one noun meet."""
-    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return word
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    return word[:-2] if word.endswith(("ses", "xes", "ches", "shes", "zes", "oes")) else word[:-1]
+    """A crude English stem, in which the singular and the plural of a noun meet: "horse" and "horses" are "hors"."""
+    word = _IRREGULAR.get(word, word)
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    if len(word) > 2 and word.endswith("ie"):
+        return word[:-2] + "y"
+    return word[:-1] if len(word) > 2 and word.endswith(_SILENT) else word
 
 
 def unit_after(text: str, position: int, currency: str = "") -> tuple[str, int]:
@@ -83,6 +87,8 @@ def _noun(text: str, position: int) -> tuple[str, int]:
         if word in _POWER:
             power = _POWER[word]
             continue
+        if word == "us" and not words:
+            continue  # "5 US dollars"
         power = match[2] or match[3] or power
         words.append((unit or singular(word)) + (f"^{power}" if power else ""))
         power = ""

@@ -19,9 +19,15 @@ def evaluate(
         bool, typer.Option("--compare_base", help="Ask the base model too, and test the difference.")
     ] = False,
     teacher_model: Annotated[
-        str | None, typer.Option("--teacher_model", help="Ask the teacher too: directory, GGUF or catalogue name.")
+        str | None,
+        typer.Option("--teacher_model", help="Ask the teacher too: directory, GGUF, catalogue or server's name."),
     ] = None,
     engine: o.EngineOption = "auto",
+    base_url: o.BaseUrl = None,
+    concurrency: o.Concurrency = 16,
+    timeout: o.Timeout = 600.0,
+    api_key_env: o.ApiKeyEnv = None,
+    api_key_file: o.ApiKeyFile = None,
     system_prompt: Annotated[
         str | None, typer.Option("--system_prompt", help="Default: the one the adapter was trained with.")
     ] = None,
@@ -32,6 +38,7 @@ def evaluate(
     question_key: o.QuestionKey = "question",
     answer_key: o.AnswerKey = "answer",
     overwrite: o.Overwrite = False,
+    break_lock: o.BreakLock = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Answer the test questions greedily, grade the answers and print accuracy with its interval.
@@ -42,11 +49,17 @@ def evaluate(
     from cotdistill.engines.opening import engine_name
     from cotdistill.errors import UsageError
     from cotdistill.evaluation import Contestant, evaluate_all
+    from cotdistill.recipe import Models
 
     if compare_base and not lora_model:
         raise UsageError("--compare_base needs --lora_model: without an adapter the base is all there is")
     if output_file.resolve() == test_file.resolve():
         raise UsageError(f"--output_file is the test file {test_file}; name another one")
+    if base_url and not teacher_model:
+        raise UsageError("--base_url is the teacher's server: --teacher_model says what it calls the model")
+    server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file)
+    with o.usage():
+        Models(teacher_model or base_model, "", engine_name(engine), server=server)
 
     student = Contestant("student" if lora_model else "base", base_model, lora_model, output_file)
     contestants = [student]
@@ -61,6 +74,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         engine=engine_name(engine),
+        server=server,
         system_prompt=system_prompt,
         limit=limit,
         load_in_4bit=load_in_4bit,
@@ -69,5 +83,6 @@ def evaluate(
         question_key=question_key,
         answer_key=answer_key,
         overwrite=overwrite,
+        break_lock=break_lock,
         quiet=quiet,
     )

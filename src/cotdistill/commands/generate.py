@@ -10,7 +10,9 @@ from cotdistill.prompt import SYSTEM_PROMPT
 
 
 def generate(
-    teacher_model: Annotated[str, typer.Option("--teacher_model", help="Directory, GGUF file or catalogue name.")],
+    teacher_model: Annotated[
+        str, typer.Option("--teacher_model", help="Directory, GGUF file, catalogue or server's name.")
+    ],
     input_file: Annotated[Path, typer.Option("--input_file", help="Questions, one JSON object a line.")],
     output_file: Annotated[Path, typer.Option("--output_file", help="Where the traces go.")],
     max_new_tokens: o.MaxNewTokens = 512,
@@ -19,6 +21,13 @@ def generate(
     do_sample: o.DoSample = False,
     num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Traces a question.")] = 1,
     engine: o.EngineOption = "auto",
+    base_url: o.BaseUrl = None,
+    concurrency: o.Concurrency = 16,
+    timeout: o.Timeout = 600.0,
+    api_key_env: o.ApiKeyEnv = None,
+    api_key_file: o.ApiKeyFile = None,
+    price_prompt: o.PricePrompt = None,
+    price_completion: o.PriceCompletion = None,
     system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
     few_shot: Annotated[
         Path | None, typer.Option("--few_shot", help="Worked examples for the teacher's prompt (JSON Lines).")
@@ -31,6 +40,7 @@ def generate(
     question_key: o.QuestionKey = "question",
     answer_key: o.AnswerKey = "answer",
     overwrite: o.Overwrite = False,
+    break_lock: o.BreakLock = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Ask the teacher for step-by-step reasoning, and judge what it wrote.
@@ -39,9 +49,9 @@ def generate(
     """
     from cotdistill.engines import Sampling
     from cotdistill.engines.opening import engine_name
-    from cotdistill.errors import UsageError
+    from cotdistill.errors import SetupError, UsageError
     from cotdistill.lock import locked
-    from cotdistill.manifest import Manifest, versions
+    from cotdistill.manifest import Manifest, input_of
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
     from cotdistill.recipe import Generate, Models, Verify
@@ -52,16 +62,21 @@ def generate(
         raise UsageError("--num_samples above 1 needs --do_sample: without sampling all samples are the same")
     if output_file.resolve() == input_file.resolve():
         raise UsageError(f"--output_file is the input file {input_file}; name another one")
-    questions = load_questions(input_file, question_key=question_key, answer_key=answer_key, limit=limit).rows
+    everything = load_questions(input_file, question_key=question_key, answer_key=answer_key).rows
+    questions = everything[:limit]
     check_golds(questions)
     shots = load_few_shot(few_shot) if few_shot else ()
-    models = Models(teacher_model, "", engine_name(engine), trust_remote_code, load_in_4bit)
+    server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file, price_prompt, price_completion)
+    with o.usage():
+        models = Models(teacher_model, "", engine_name(engine), trust_remote_code, load_in_4bit, server)
     sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed)
     settings = Generate(system_prompt, None, num_samples, batch_size, sampling)
     record = o.beside(output_file, "manifest.json")
     verdicts = o.beside(output_file, "verdicts.jsonl")
-    with locked(record):
+    read = {"input_file": input_file, "few_shot": few_shot}
+    with locked(record, break_lock=break_lock):
         manifest = Manifest.open(record)
+        manifest.prepare(inputs={name: input_of(path) for name, path in read.items() if path}, seeds={"generate": seed})
         if overwrite:  # verdicts on the old traces must not bless new ones under the same ids
             verdicts.unlink(missing_ok=True)
         try:
@@ -71,16 +86,20 @@ def generate(
                 manifest,
                 settings=settings,
                 shots=shots,
-                model=identify(teacher_model, gguf=models.engine != "transformers"),
+                model=identify(teacher_model, gguf=models.engine != "transformers", server=server),
                 open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
+                server=server,
+                unasked=everything[len(questions) :],
+                load_in_4bit=load_in_4bit,
+                trust_remote_code=trust_remote_code,
                 overwrite=overwrite,
                 quiet=quiet,
             )
-        except KeyboardInterrupt:  # the traces so far, too: training must not have to judge them without gold
+        except (KeyboardInterrupt, SetupError):
+            # The traces so far, too: training must not have to judge them without gold.
             if output_file.exists():
-                run_verify(questions, output_file, verdicts, Verify())
+                run_verify(everything, output_file, verdicts, Verify())
             raise
-        tally = run_verify(questions, output_file, verdicts, Verify())
-        manifest.note(versions=versions())
+        tally = run_verify(everything, output_file, verdicts, Verify())
     counts = tally.counts
     typer.echo(f"{output_file}: {counts.total()} traces, {tally.teach} may teach ({o.counted(counts)})")

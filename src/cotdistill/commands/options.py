@@ -1,11 +1,15 @@
 """Options that several commands share, so that they read and mean the same everywhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cotdistill.engines.opening import ENGINES
+from cotdistill.errors import UsageError
+from cotdistill.server import Server
 
 SystemPrompt = Annotated[str, typer.Option("--system_prompt", help="What every prompt begins with.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Most tokens of one answer.")]
@@ -24,9 +28,56 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust_remote_code", help="Run code that ships with the model. Off unless asked for.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away earlier output and start anew.")]
+BreakLock = Annotated[
+    bool, typer.Option("--break_lock", help="Take over from a process on another host that is gone for certain.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only errors and results.")]
 QuestionKey = Annotated[str, typer.Option("--question_key", help="Key of the question in the input rows.")]
 AnswerKey = Annotated[str, typer.Option("--answer_key", help="Key of the gold answer in the input rows.")]
+
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option("--base_url", help="OpenAI-compatible server with the teacher, up to /v1; may be given repeatedly."),
+]
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Most requests in flight at each server.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Most seconds for one request to a server.")]
+ApiKeyEnv = Annotated[
+    str | None, typer.Option("--api_key_env", help="Environment variable with the server's key [OPENAI_API_KEY].")
+]
+ApiKeyFile = Annotated[Path | None, typer.Option("--api_key_file", help="File with the server's key.")]
+PricePrompt = Annotated[float | None, typer.Option("--price_prompt", help="Price of a million prompt tokens.")]
+PriceCompletion = Annotated[
+    float | None, typer.Option("--price_completion", help="Price of a million completion tokens.")
+]
+
+
+def server_of(
+    base_url: list[str] | None,
+    concurrency: int,
+    timeout: float,
+    api_key_env: str | None,
+    api_key_file: Path | None,
+    price_prompt: float | None = None,
+    price_completion: float | None = None,
+) -> Server | None:
+    """The server that the flags describe, if any. Raises ``UsageError`` for flags that cannot be right."""
+    if not base_url:
+        return None
+    with usage():
+        return Server(
+            base_url=tuple(base_url), concurrency=concurrency, timeout=timeout, api_key_env=api_key_env,
+            api_key_file=str(api_key_file) if api_key_file else None, price_prompt=price_prompt,
+            price_completion=price_completion,
+        )  # fmt: skip
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Settings that refuse what flags say raise ``UsageError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def beside(path: Path, suffix: str) -> Path:

@@ -1,4 +1,4 @@
-"""``cotdistill run``, ``report`` and ``chat``: whole runs."""
+"""``cotdistill run``, ``report``, ``view`` and ``chat``: whole runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +22,7 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry_run", help="Print the resolved recipe and stop.")] = False,
     overwrite: o.Overwrite = False,
+    break_lock: o.BreakLock = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Do a whole recipe: questions, traces, verdicts, training, evaluation, report.
@@ -40,20 +41,42 @@ def run(
         return
     from cotdistill.pipeline import run as run_pipeline
 
-    result = run_pipeline(resolved, runs=runs, overwrite=overwrite, quiet=quiet)
+    result = run_pipeline(resolved, runs=runs, overwrite=overwrite, break_lock=break_lock, quiet=quiet)
     _print(result)
-    typer.echo(f"\n{runs / resolved.name / '7_report.json'}")
+    typer.echo(f"\n{runs / resolved.name / '7_report.html'}")
 
 
-def report(directory: RunDirectory) -> None:
-    """Print the report of a run again."""
-    from cotdistill.errors import DataError
-    from cotdistill.report import from_json
+def report(
+    directory: RunDirectory,
+    form: Annotated[str, typer.Option("--format", help="One of: table, markdown, csv, latex.")] = "table",
+) -> None:
+    """Make the report of a run again from its files, and print its table.
 
-    path = directory / "7_report.json"
-    if not path.is_file():
-        raise DataError(f"{directory} has no report yet; finish the run: cotdistill run RECIPE")
-    _print(from_json(path.read_bytes(), str(path)))
+    Writes 7_report.json, 7_report.html and the adapter's model card. Loads no model.
+    """
+    from cotdistill.publication import publish
+    from cotdistill.tabular import check_format, tabular
+
+    check_format(form)
+    result = publish(directory)
+    if form == "table":
+        _print(result)
+    else:
+        typer.echo(tabular(result, form))
+
+
+def view(directory: RunDirectory) -> None:
+    """Open the page of a run in the browser, and print where it is."""
+    import webbrowser
+
+    from cotdistill.publication import PAGE, publish
+
+    page = directory / PAGE
+    if not page.is_file():
+        publish(directory)
+    typer.echo(page)
+    if not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("no browser was found here; open the file in one yourself", err=True)
 
 
 def chat(directory: RunDirectory, base: Annotated[bool, typer.Option("--base", help="Talk to the base.")] = False,

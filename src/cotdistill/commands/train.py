@@ -43,20 +43,22 @@ def train(
     limit: o.Limit = None,
     trust_remote_code: o.TrustRemoteCode = False,
     overwrite: o.Overwrite = False,
+    break_lock: o.BreakLock = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Fine-tune the student on every trace that may teach. Resumes from the last checkpoint.
 
     Verdicts beside the data set decide which traces teach; where there are none, the traces are judged first.
     """
+    from contextlib import ExitStack
+
     from cotdistill.dataset import load_dataset
     from cotdistill.lock import locked
-    from cotdistill.manifest import Manifest, versions
+    from cotdistill.manifest import Manifest, input_of
+    from cotdistill.ranks import here
     from cotdistill.recipe import Lora, TrainSettings
     from cotdistill.stages import run_train
 
-    dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), target=target.value, limit=limit)
-    typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
     lora = Lora(lora_r, lora_alpha, lora_dropout, tuple(target_modules.replace(",", " ").split()))
     settings = TrainSettings(
         num_epochs=num_epochs,
@@ -70,8 +72,19 @@ def train(
         lora=lora,
     )
     record = output_dir.resolve().with_name(f"{output_dir.resolve().name}.manifest.json")
-    with locked(record):
-        manifest = Manifest.open(record)
+    ranks = here()
+    ranks.join()
+    with ExitStack() as held:
+        with ranks.together():
+            verdicts = o.beside(cot_dataset, "verdicts.jsonl")
+            dataset = load_dataset(cot_dataset, verdicts, target=target.value, limit=limit)
+            if ranks.first:
+                typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
+                held.enter_context(locked(record, break_lock=break_lock))
+            manifest = Manifest.open(record)
+            read = {"cot_dataset": cot_dataset, "verdicts": verdicts}
+            inputs = {name: input_of(path) for name, path in read.items() if path.exists()}
+            manifest.prepare(inputs=inputs, seeds={"train": seed})
         facts = run_train(
             dataset.pairs,
             output_dir,
@@ -85,7 +98,8 @@ def train(
             overwrite=overwrite,
             quiet=quiet,
         )
-        manifest.note(versions=versions())
+        if not ranks.first:
+            return
     losses = facts["losses"]
     typer.echo(
         f"{output_dir}: {facts['examples']} examples, {facts['steps']} steps, {facts['targets']}; "

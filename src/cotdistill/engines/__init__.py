@@ -11,7 +11,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-EngineName = Literal["auto", "transformers", "llama_cpp"]
+from cotdistill.bounds import Count, Rate, Seed, Temperature
+
+EngineName = Literal["auto", "transformers", "llama_cpp", "openai_server"]
 Finish = Literal["stop", "length", "error"]
 
 
@@ -25,11 +27,16 @@ class Message(msgspec.Struct, frozen=True):
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to pick tokens. Greedy unless ``do_sample``; the model's own generation config never leaks in."""
 
-    max_new_tokens: int = 512
+    max_new_tokens: Count = 512
     do_sample: bool = False
-    temperature: float = 0.2
-    top_p: float = 1.0
-    seed: int = 0
+    temperature: Temperature = 0.2
+    top_p: Rate = 1.0
+    seed: Seed = 0
+
+
+    def seed_of(self, request: "Request") -> int:
+        """The seed of one request, for engines that take one for each; 31 bits."""
+        return (self.seed * 1_000_003 + request.seed) % (1 << 31)
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -45,7 +52,8 @@ class Completion(msgspec.Struct, frozen=True):
 
     ``finish`` is ``stop`` (the model ended its turn), ``length`` (cut at the token limit) or ``error``.
     ``seconds`` is the wall time of the batch this completion was part of, divided by the batch's size, so
-    that the seconds of many completions add up to the time that passed.
+    that the seconds of many completions add up to the time that passed. ``thinking`` is what a thinking model
+    wrote before its answer, where the engine gets that apart.
     """
 
     key: str
@@ -55,6 +63,7 @@ class Completion(msgspec.Struct, frozen=True):
     completion_tokens: int
     seconds: float
     error: str | None = None
+    thinking: str | None = None
 
 
 class Engine(Protocol):

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 
 from cotdistill.engines import Completion, Message, Request, Sampling
+from cotdistill.engines.clock import Clock
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 
@@ -71,7 +71,7 @@ class LlamaCppEngine:
         if len(first.messages) > 1:
             self._share(first.messages[:-1])
         done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
-        clock = _Clock()
+        clock = Clock()
 
         def work(request: Request) -> None:
             done.put(self._ask(request, sampling))
@@ -125,7 +125,7 @@ class LlamaCppEngine:
             "top_p": sampling.top_p,
             "top_k": 0 if sampling.do_sample else 1,
             "min_p": 0.0,
-            "seed": (sampling.seed * 1_000_003 + request.seed) % (1 << 31),
+            "seed": sampling.seed_of(request),
         }
         try:
             answer = self._server.handle_chat_completions(body)
@@ -147,16 +147,3 @@ class LlamaCppEngine:
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
-
-
-class _Clock:
-    """Shares the wall time out among completions that were computed together: each gets the time since the
-    one before it, so that the sum is the time that passed."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def stamp(self, completion: Completion) -> Completion:
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
-        return msgspec.structs.replace(completion, seconds=seconds)

@@ -10,6 +10,7 @@ from typing import cast, get_args
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, EngineName
 from cotdistill.errors import SetupError, UsageError
+from cotdistill.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,19 @@ def open_engine(
     load_in_4bit: bool | None = None,
     device_map: str | None = "auto",
     trust_remote_code: bool = False,
+    server: Server | None = None,
 ) -> Engine:
     """Open a model: a catalogue name, a Hugging Face directory, a GGUF file or a directory that holds one.
 
     ``auto`` takes llama.cpp for GGUF and for catalogue names, transformers otherwise. ``context`` is the most
-    tokens of prompt and answer together that llama.cpp keeps for each of its ``batch_size`` slots.
+    tokens of prompt and answer together that llama.cpp keeps for each of its ``batch_size`` slots. With a
+    ``server``, ``model`` is the name it knows the model by.
     """
+    if server:
+        from cotdistill.engines.openai_server import OpenAIServerEngine
+
+        log.info("%s on %s, %d at a time each", model, ", ".join(server.urls), server.concurrency)
+        return OpenAIServerEngine(model, server)
     gguf = find_gguf(model)
     if engine == "auto":
         engine = "transformers" if adapter or (gguf is None and Path(model).exists()) else "llama_cpp"

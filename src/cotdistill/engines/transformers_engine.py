@@ -24,7 +24,8 @@ class TransformersEngine:
         self._model = model
         self._module = module if module is not None else model.module
         self._name = name or model.directory.name
-        self._dtype = str(self._module.dtype).removeprefix("torch.")
+        four_bit = getattr(model.module, "is_loaded_in_4bit", False)
+        self._dtype = str(self._module.dtype).removeprefix("torch.") + (", 4-bit" if four_bit else "")
         self._batch_size = batch_size
 
     def describe(self) -> dict[str, str]:

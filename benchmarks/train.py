@@ -1,0 +1,209 @@
+"""Training speed and memory beside TRL's SFTTrainer, on the same rows in the same steps.
+
+    python -m benchmarks.train --questions gsm8k_train.jsonl --student smollm2-135m-instruct [--student DIRECTORY]
+
+Each arm is a process of its own, so that its peak memory is its own; the arms take turns. All train LoRA r 8 on the
+six default layers, batch 4 x accumulation 4, fp32, the same optimizer, learning rate and dropout 0, on rows of
+question and solution behind the system prompt. TRL is run at its defaults (which recompute activations) and at the
+settings that were found fastest on a CPU. Only the training loop is timed; tokens are those of the rows, padding not
+counted. ``loss_difference`` is the largest difference between the two loss curves in nats per answer token.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BATCH, ACCUMULATION, RATE, SEED, LENGTH = 4, 4, 2e-4, 1, 1024
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
+TRL_DEFAULTS: dict[str, Any] = {}
+TRL_FASTEST = {"gradient_checkpointing": False}
+"""Of checkpointing on and off, packing off (it changes the rows of a step) and padding-free off (it needs
+FlashAttention), this is the fastest that trains the same steps."""
+RESULTS = Path(__file__).parent / "results" / "train.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=Path, required=True, help="JSON Lines of question and answer, as GSM8K's")
+    parser.add_argument("--student", action="append", required=True, help="directory or catalogue name; repeatable")
+    parser.add_argument("--rows", type=int, nargs="+", default=[64], help="training rows, for each student in turn")
+    parser.add_argument("--rounds", type=int, default=1, help="how often the arms take turns; the best of each counts")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="also rows of about so many tokens each")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(_arm(json.loads(options.arm))))
+        return
+    rows = []
+    for student, count in zip(options.student, options.rows * len(options.student), strict=False):
+        for length in (None, *options.lengths):
+            rows += compare(student, options.questions, count if length is None else 16, length, options.rounds)
+            options.output.write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"\n{options.output}")
+
+
+def compare(student: str, questions: Path, count: int, length: int | None, rounds: int) -> list[dict[str, Any]]:
+    """Run all arms in turn; one result row for each setting of TRL."""
+    plans = {
+        "ours": {"trainer": "ours"},
+        "ours, recomputing": {"trainer": "ours", "gradient_checkpointing": True},
+        "TRL, defaults": {"trainer": "trl", "settings": TRL_DEFAULTS},
+        "TRL, fastest": {"trainer": "trl", "settings": TRL_FASTEST},
+    }
+    common = {"student": student, "questions": str(questions), "count": count, "length": length}
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(rounds):
+        for name, plan in plans.items():
+            result = _in_process({**common, **plan})
+            if name not in best or result["seconds"] < best[name]["seconds"]:
+                best[name] = result
+            print(f"{_label(student, length)}, {name}: {_line(result)}", flush=True)
+    ours = best["ours"]
+    found = []
+    for name in ("TRL, defaults", "TRL, fastest"):
+        trl = best[name]
+        found.append({
+            "model": _label(student, length),
+            "against": name,
+            "speedup_vs_trl": round(trl["seconds"] / ours["seconds"], 2),
+            "memory_vs_trl": round(ours["peak_mb"] / trl["peak_mb"], 2),
+            "loss_difference": max(abs(a - b) for a, b in zip(ours["losses"], trl["losses"], strict=True)),
+            "recomputing": {
+                "speedup_vs_trl": round(trl["seconds"] / best["ours, recomputing"]["seconds"], 2),
+                "memory_vs_trl": round(best["ours, recomputing"]["peak_mb"] / trl["peak_mb"], 2),
+            },
+            "rows": count,
+            "tokens": ours["tokens"],
+            "tokens_per_second": {arm: round(result["tokens"] / result["seconds"], 1) for arm, result in best.items()},
+            "peak_mb": {arm: result["peak_mb"] for arm, result in best.items()},
+            "losses": {"ours": ours["losses"], "trl": trl["losses"]},
+            "versions": ours["versions"],
+            "threads": ours["threads"],
+        })  # fmt: skip
+        print(
+            f"  {found[-1]['speedup_vs_trl']}x the tokens/s and {found[-1]['memory_vs_trl']}x the peak memory of {name}; "
+            f"losses differ by at most {found[-1]['loss_difference']:.1e}",
+            flush=True,
+        )
+    return found
+
+
+def _label(student: str, length: int | None) -> str:
+    return Path(student).name + (f", {length} tokens a row" if length else "")
+
+
+def _line(result: dict[str, Any]) -> str:
+    return f"{result['tokens'] / result['seconds']:.1f} tokens/s, peak {result['peak_mb']} MB, losses {result['losses']}"
+
+
+def _in_process(plan: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.train", "--questions", "-", "--student", "-", "--arm", json.dumps(plan)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _arm(plan: dict[str, Any]) -> dict[str, Any]:
+    import resource
+
+    import torch
+
+    from cotdistill.download import local_model
+    from cotdistill.machine import versions
+
+    directory = local_model(plan["student"], want="hf")
+    run = _ours if plan["trainer"] == "ours" else _trl
+    with tempfile.TemporaryDirectory() as output:
+        result = run(plan, directory, Path(output))
+    libraries = ("torch", "transformers", "peft", "accelerate", "trl")
+    return {
+        **result,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "versions": versions(libraries),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _rows(plan: dict[str, Any]) -> list[dict[str, str]]:
+    """Questions with their solutions; with a ``length`` (in tokens, of about 4 characters), solutions repeated to it."""
+    with Path(plan["questions"]).open(encoding="utf-8") as file:
+        rows = [json.loads(line) for _, line in zip(range(plan["count"]), file, strict=False)]
+    if plan["length"]:
+        for row in rows:
+            room = max(0, plan["length"] * 4 - len(row["question"]) - 300)
+            row["answer"] = (row["answer"] + "\n") * (room // (len(row["answer"]) + 1) or 1)
+    return rows
+
+
+def _ours(plan: dict[str, Any], directory: Path, output: Path) -> dict[str, Any]:
+    from cotdistill.example import build_examples
+    from cotdistill.hardware import Placement
+    from cotdistill.model import load_model
+    from cotdistill.prompt import SYSTEM_PROMPT
+    from cotdistill.question import Question
+    from cotdistill.recipe import Lora, TrainSettings
+    from cotdistill.training import train
+
+    placement = Placement("cpu", "float32", False, None)
+    model = load_model(directory, placement)
+    triples = [(str(i), Question(str(i), row["question"]), row["answer"]) for i, row in enumerate(_rows(plan))]
+    examples = build_examples(model.template, triples, system=SYSTEM_PROMPT, max_length=LENGTH).kept
+    settings = TrainSettings(
+        num_epochs=1, batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION, learning_rate=RATE, seed=SEED,
+        warmup_ratio=0.0, lr_scheduler="linear", lora=Lora(dropout=0.0),
+        gradient_checkpointing=plan.get("gradient_checkpointing", False),
+    )  # fmt: skip
+    result = train(model, examples, settings, output, system_prompt=SYSTEM_PROMPT, placement=placement)
+    return {"seconds": result.seconds, "tokens": result.tokens, "losses": [round(loss, 5) for _, loss in result.losses]}
+
+
+def _trl(plan: dict[str, Any], directory: Path, output: Path) -> dict[str, Any]:
+    """The same rows in the order in which our trainer takes them."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    from cotdistill.order import Order
+    from cotdistill.prompt import SYSTEM_PROMPT
+
+    rows = _rows(plan)
+    ordered = [rows[i] for i in Order(len(rows), SEED, 1)]
+    dataset = Dataset.from_list([_conversation(row, SYSTEM_PROMPT) for row in ordered])
+    losses: list[float] = []
+    settings = SFTConfig(
+        output_dir=str(output), per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION,
+        num_train_epochs=1, learning_rate=RATE, warmup_steps=0, lr_scheduler_type="linear", max_length=LENGTH,
+        train_sampling_strategy="sequential", seed=SEED, use_cpu=True, bf16=False, report_to="none",
+        save_strategy="no", logging_steps=1, disable_tqdm=True, model_init_kwargs={"dtype": "float32"},
+        **plan["settings"],
+    )  # fmt: skip
+    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=list(TARGETS), task_type="CAUSAL_LM")
+    trainer = SFTTrainer(model=str(directory), args=settings, train_dataset=dataset, peft_config=lora)
+    start = time.monotonic()
+    trainer.train()
+    seconds = time.monotonic() - start
+    losses = [round(entry["loss"], 5) for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": seconds, "tokens": _tokens(trainer.train_dataset), "losses": losses}
+
+
+def _conversation(row: dict[str, str], system: str) -> dict[str, Sequence[dict[str, str]]]:
+    prompt = [{"role": "system", "content": system}, {"role": "user", "content": row["question"]}]
+    return {"prompt": prompt, "completion": [{"role": "assistant", "content": row["answer"]}]}
+
+
+def _tokens(dataset: Any) -> int:
+    return sum(len(row["input_ids"]) for row in dataset)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""``cotdistill export``: the student as a model of its own, for other programs to run."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotdistill.commands import options as o
+
+
+class Quant(StrEnum):
+    q8_0 = "q8_0"
+    q4_k_m = "q4_k_m"
+    f16 = "f16"
+
+
+def export(
+    run: Annotated[Path | None, typer.Argument(help="A run directory, such as runs/quickstart.")] = None,
+    merged: Annotated[Path | None, typer.Option("--merged", help="Hugging Face directory to write.")] = None,
+    gguf: Annotated[Path | None, typer.Option("--gguf", help="GGUF file to write, for llama.cpp and Ollama.")] = None,
+    quant: Annotated[Quant, typer.Option("--quant", help="Number format of the GGUF.")] = Quant.q8_0,
+    base_model: Annotated[
+        str | None, typer.Option("--base_model", help="Instead of a run: the base, directory or catalogue name.")
+    ] = None,
+    lora_model: Annotated[Path | None, typer.Option("--lora_model", help="Instead of a run: the adapter.")] = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="For a student trained in 4-bit: merge into those weights, unpacked.")
+    ] = False,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Ask the export the run's held-out questions; adds it to the report.")
+    ] = False,
+    trust_remote_code: o.TrustRemoteCode = False,
+    overwrite: o.Overwrite = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Merge the adapter into its base and write the result; both ways may be asked for at once.
+
+    What is written is loaded again and must compute what base and adapter do.
+    """
+    from cotdistill.download import local_model
+    from cotdistill.errors import UsageError
+    from cotdistill.export import export_model
+    from cotdistill.recipe import load_recipe
+
+    if not merged and not gguf:
+        raise UsageError("say what to write: --merged DIR, --gguf FILE or both")
+    if gguf and gguf.suffix != ".gguf":
+        raise UsageError(f"--gguf {gguf} must be named *.gguf, or nothing would know it for one")
+    four_bit = False
+    if run:
+        if base_model or lora_model:
+            raise UsageError("give a run directory, or --base_model and --lora_model, not both")
+        models = load_recipe(run / "recipe.yaml").models
+        base_model, lora_model = models.student, run / "5_adapter"
+        four_bit, trust_remote_code = models.load_in_4bit is True, trust_remote_code or models.trust_remote_code
+    if not base_model or not lora_model:
+        raise UsageError("name the run directory, or --base_model and --lora_model")
+    if evaluate and not run:
+        raise UsageError("--evaluate needs a run directory; without one use: cotdistill evaluate")
+    lines = export_model(
+        local_model(base_model, want="hf"), lora_model, merged=merged, gguf=gguf, quant=quant.value,
+        four_bit=four_bit, dequantize=dequantize, trust_remote_code=trust_remote_code, overwrite=overwrite,
+    )  # fmt: skip
+    for line in lines:
+        typer.echo(line)
+    if run and evaluate and (artifact := gguf or merged):
+        from cotdistill.pipeline import evaluate_export
+
+        typer.echo(evaluate_export(run, artifact, overwrite=overwrite, quiet=quiet))

@@ -1,0 +1,201 @@
+"""Ask any OpenAI-compatible server: vLLM, SGLang, llama-server, Ollama, DeepSeek, OpenAI.
+
+Only parameters that all of them know are sent, so what a server is started with can still change how it samples;
+vLLM takes penalties from the model's generation config unless it runs with ``--generation-config vllm``.
+"""
+
+import itertools
+import queue
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from cotdistill.api_key import key_for
+from cotdistill.engines import Completion, Request, Sampling
+from cotdistill.engines.background import Background
+from cotdistill.engines.clock import Clock
+from cotdistill.engines.endpoint import Endpoint, Tickets
+from cotdistill.engines.model_list import is_listed, list_models
+from cotdistill.engines.server_reply import Again, Refused, Reply, read_reply
+from cotdistill.errors import SetupError
+from cotdistill.server import Server
+from cotdistill.shown import one_line
+
+
+class OpenAIServerEngine:
+    """At most ``server.concurrency`` requests are in flight at each address; as many again wait for their turn.
+
+    A request that fails is tried again after a pause that doubles and is drawn at random, from ``pause`` to
+    ``longest_pause`` seconds. Opening asks each address for its list of models: raises ``SetupError`` where the
+    model is not on it, the key is refused or nobody answers.
+    """
+
+    def __init__(self, model: str, server: Server, *, pause: float = 1.0, longest_pause: float = 60.0) -> None:
+        self._model = model
+        self._server = server
+        self._key = key_for(server)
+        self._pause, self._longest_pause = pause, longest_pause
+        self._limit_name = "max_tokens"
+        self._served = ""
+        self._background: Background | None = None
+        with Background() as background:
+            self._listed = background.submit(self._is_listed(background)).result()
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "engine": f"OpenAI-compatible server (httpx {version('httpx')})",
+            "model": self._served or self._model,
+            "hash": "",
+            "dtype": "",
+            "base_url": ", ".join(self._server.urls),
+        }
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Leaving the iterator early drops the requests in flight whole.
+
+        Raises ``SetupError``, after the completions that were there, where the server refuses all work or
+        ``max_failures`` requests in a row failed.
+        """
+        self.close()
+        todo = iter(requests)
+        background = self._background = Background()
+        done: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
+        clock = Clock()
+        waiting = failures = 0
+        try:
+            endpoints = background.submit(self._connect(background)).result()
+            tickets = Tickets(endpoints, self._server.concurrency)
+            most = 2 * self._server.concurrency * len(self._server.urls)
+            while True:
+                for request in itertools.islice(todo, most - waiting):
+                    background.submit(self._ask(tickets, request, sampling)).add_done_callback(done.put)
+                    waiting += 1
+                if not waiting:
+                    return
+                completion = _result(done.get())
+                waiting -= 1
+                yield clock.stamp(completion)
+                failures = failures + 1 if completion.finish == "error" else 0
+                if failures >= self._server.max_failures:
+                    raise SetupError(
+                        f"stopped after {failures} failed requests in a row, the last one: {completion.error}; "
+                        "when the server is well again, the same command goes on"
+                    )
+        finally:
+            background.stop()
+
+    def close(self) -> None:
+        if self._background:
+            self._background.stop()
+            self._background = None
+
+    async def _connect(self, background: Background) -> list[Endpoint]:
+        """Connections belong to the event loop they are made in, and are closed with it."""
+        authorization = {"Authorization": self._key.header()} if self._key else {}
+        # Uncompressed: a small reply must not unfold into one that fills the memory.
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **authorization}
+        endpoints = [Endpoint(url, headers, self._server.concurrency) for url in self._server.urls]
+        for endpoint in endpoints:
+            background.at_end(endpoint.close)
+        return endpoints
+
+    async def _is_listed(self, background: Background) -> bool:
+        """Whether every address lists the model. Raises ``SetupError`` where a list lacks it."""
+        everywhere = True
+        for endpoint in await self._connect(background):
+            names = await list_models(endpoint)
+            if names and not is_listed(self._model, names):
+                some = one_line(self._hide(", ".join(sorted(names)[:10])))
+                raise SetupError(f"{endpoint.url} has no model {self._model!r}; it has {some}")
+            everywhere = everywhere and bool(names)
+        return everywhere
+
+    async def _ask(self, tickets: Tickets, request: Request, sampling: Sampling) -> Completion:
+        """A request and, where it fails, the same again; each time at whichever endpoint is free."""
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._server.retries + 1),
+            wait=wait_random_exponential(multiplier=self._pause, max=self._longest_pause, min=self._pause / 2),
+            retry=retry_if_exception_type(Again),
+            reraise=True,
+        )
+        try:
+            reply: Reply = await retrying(self._try, tickets, request, sampling)
+        except (Again, Refused) as error:
+            return Completion(request.key, "", "error", 0, 0, 0.0, str(error))
+        return Completion(
+            key=request.key,
+            text=reply.text,
+            finish=reply.finish,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            seconds=0.0,
+            thinking=reply.thinking,
+        )
+
+    async def _try(self, tickets: Tickets, request: Request, sampling: Sampling) -> Reply:
+        async with tickets.one() as endpoint:
+            failure: Again | None = None
+            try:
+                return self._checked(await self._exchange(endpoint, request, sampling))
+            except Again as error:
+                failure = Again(f"{endpoint.url}: {error}", wait=error.wait, busy=error.busy)
+                raise failure from None
+            except (Refused, SetupError) as error:
+                raise type(error)(f"{endpoint.url}: {error}") from None
+            finally:
+                endpoint.note(failure, pause=self._pause, longest_pause=self._longest_pause)
+
+    async def _exchange(self, endpoint: Endpoint, request: Request, sampling: Sampling) -> Reply:
+        limit_name = self._limit_name
+        path, timeout = "/chat/completions", self._server.timeout
+        got = await endpoint.send("POST", path, self._body(request, sampling), timeout=timeout)
+        if got.status == 400 and limit_name == "max_tokens" and b"max_completion_tokens" in got.body:
+            self._limit_name = "max_completion_tokens"  # OpenAI's newer models know it by this name only
+            got = await endpoint.send("POST", path, self._body(request, sampling), timeout=timeout)
+        return read_reply(got.status, got.headers, got.body, self._hide)
+
+    def _body(self, request: Request, sampling: Sampling) -> bytes:
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": request.messages,
+            self._limit_name: sampling.max_new_tokens,
+            "temperature": sampling.temperature if sampling.do_sample else 0.0,
+            "top_p": sampling.top_p,
+            "stream": False,
+        }
+        return msgspec.json.encode(body | ({"seed": sampling.seed_of(request)} if sampling.do_sample else {}))
+
+    def _checked(self, reply: Reply) -> Reply:
+        """The reply, without the key in it. Raises ``SetupError`` where another model than before wrote it."""
+        served = one_line(self._hide(reply.model))
+        if served and not self._served:
+            # A name on a list may stand for another, as an alias does; one on no list must come back in the answer.
+            if not self._listed and not _same_model(self._model, served):
+                raise SetupError(f"it answers as {served!r} and not as {self._model!r}; give the name it goes by")
+            self._served = served
+        elif served and served != self._served:
+            raise SetupError(f"it answers as {served!r}, before as {self._served!r}; ask for one by its full name")
+        if self._key is None:
+            return reply
+        thinking = self._key.hide_in_answer(reply.thinking) if reply.thinking else None
+        return msgspec.structs.replace(reply, text=self._key.hide_in_answer(reply.text), thinking=thinking)
+
+    def _hide(self, text: str) -> str:
+        return self._key.hide(text) if self._key else text
+
+
+def _result(future: Future[Completion]) -> Completion:
+    try:
+        return future.result()
+    except CancelledError:
+        raise SetupError("the engine was closed while it worked; the same command goes on") from None
+
+
+def _same_model(asked: str, served: str) -> bool:
+    """Whether one name is a longer form of the other, as "gpt-4o" of "gpt-4o-2024-08-06" or "org/m" of "m"."""
+    short, long = sorted((asked.lower(), served.lower()), key=len)
+    return short in long

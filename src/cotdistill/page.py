@@ -1,0 +1,168 @@
+"""Page: ``7_report.html``, a run on one page that loads nothing.
+
+Everything a reader needs is in the file: style, script, figures, and the rows of the questions, compressed. What
+does not fit into ``MOST_INLINE`` is in ``7_report_rows_N.js`` beside it, which the page finds by itself, and says so
+where it does not. Text of models and of users reaches the page through Jinja's escaping or, in the rows, as
+compressed data that the script puts in as text; a content security policy forbids every other script.
+"""
+
+import base64
+import hashlib
+import math
+from collections import Counter
+from itertools import chain, islice
+from typing import Any
+
+import msgspec
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cotdistill import browse, chart
+from cotdistill.model_card import shareable
+from cotdistill.report import Report
+from cotdistill.run_files import RunFiles
+from cotdistill.shown import visible
+from cotdistill.statistics import p_text
+from cotdistill.table import percent
+from cotdistill.tabular import interval
+from cotdistill.verdict import TEACHES
+
+ROWS = "7_report_rows_{}.js"
+MOST_INLINE = 1_500_000
+"""Characters of packed rows in the page; with everything else it stays under 2 MB."""
+
+MOST_TRACES = 5_000
+"""Traces on the page, the first ones; it says how many are left out."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """The page, and the files beside it by name (none but for a large run)."""
+
+    html: str
+    rows: dict[str, str]
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What one stage took; None where it is not on record."""
+
+    stage: str
+    rows: int | None
+    read: int | None
+    written: int | None
+    seconds: float | None
+
+
+def render(run: RunFiles, report: Report) -> Page:
+    """The page of a run. Pure: everything comes from the two values."""
+    rows = chain(
+        browse.question_rows("held_out", run.held_out, run.predictions),
+        browse.question_rows("unseen", run.unseen, run.unseen_predictions) if run.unseen_predictions else (),
+        islice(browse.trace_rows(run.train, run.traces, run.verdicts), MOST_TRACES),
+    )
+    packed = list(browse.pack(rows))
+    inline, space = [], MOST_INLINE
+    while packed and len(packed[0]) <= space:
+        space -= len(packed[0])
+        inline.append(packed.pop(0))
+    beside: dict[str, str] = {}
+    while packed:  # each page is let go as it is wrapped: of a million traces two copies would not fit
+        beside[ROWS.format(len(beside) + 2)] = f'cotdistillRows("{packed.pop(0)}");\n'
+    environment = Environment(
+        loader=PackageLoader("cotdistill"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(percent=percent, visible=visible, duration=_duration, number=_number, p_text=p_text,
+                               interval=interval)  # fmt: skip
+    style, script = (_source(environment, name) for name in ("report.css", "report.js"))
+    html = environment.get_template("report.html.j2").render(
+        report=report,
+        run=run,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script, bool(beside)),
+        inline=inline,
+        beside=list(beside),
+        **_figures(run, report),
+    )
+    return Page(html, beside)
+
+
+def _figures(run: RunFiles, report: Report) -> dict[str, Any]:
+    limit = run.recipe.evaluate.max_new_tokens
+    lengths = {
+        name: [(row.completion_tokens, row.finish == "length") for row in rows if row.finish != "error"]
+        for name, rows in run.predictions.items()
+    }
+    histograms, tokens_axis = chart.histograms(lengths, limit)
+    statuses = Counter(verdict.status for verdict in run.verdicts)
+    train = run.manifest.facts("train")
+    losses = msgspec.convert(train.get("losses") or [], list[tuple[int, float | None]])
+    models = run.recipe.models
+    return {
+        "flow": chart.flow(report.paired) if report.paired else None,
+        "loss": chart.line([(step, loss) for step, loss in losses if loss is not None and math.isfinite(loss)]),
+        "histograms": histograms,
+        "tokens_axis": tokens_axis,
+        "limit": limit,
+        "limit_at": 100 * (limit + 0.5) / (max([limit, *(item.longest for item in histograms)]) + 1),
+        "traces": statuses.total(),
+        "traces_left": max(0, statuses.total() - MOST_TRACES),
+        "taught": {status: count for status, count in statuses.most_common() if status in TEACHES},
+        "dropped": {status: count for status, count in statuses.most_common() if status not in TEACHES},
+        "train": train,
+        "costs": _costs(run),
+        "money": run.manifest.facts("generate").get("money"),
+        "student": shareable(models.student),
+        "teacher": shareable(models.teacher),
+        "recipe": yaml.safe_dump(shareable(msgspec.to_builtins(run.recipe)), sort_keys=False, allow_unicode=True),
+        "revision": run.manifest.noted("git_revision"),
+        "seed": run.recipe.train.seed,
+    }
+
+
+def _costs(run: RunFiles) -> list[Cost]:
+    """The stages that took time, in their order."""
+    facts = run.manifest.facts("generate")
+    costs = [_cost("teacher’s traces", facts, facts.get("prompt_tokens"), facts.get("completion_tokens"))]
+    facts = run.manifest.facts("train")
+    costs.append(_cost("training", {**facts, "rows": facts.get("examples")}, facts.get("tokens"), None))
+    for part, answered in (("", run.predictions), ("unseen/", run.unseen_predictions)):
+        for name, rows in answered.items():
+            read, written = (sum(getattr(row, f"{kind}_tokens") for row in rows) for kind in ("prompt", "completion"))
+            of = "answers, other kind" if part else "answers"
+            costs.append(_cost(f"{name}’s {of}", run.manifest.facts(f"evaluate/{part}{name}"), read, written))
+    return [cost for cost in costs if cost.seconds is not None]
+
+
+def _cost(stage: str, facts: dict[str, Any], read: Any, written: Any) -> Cost:
+    return Cost(stage, facts.get("rows"), read, written, facts.get("seconds"))
+
+
+def _source(environment: Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _policy(style: str, script: str, beside: bool) -> str:
+    """Only our own style and script, by their hashes, and the files of rows where there are any."""
+    styles, scripts = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
+    files = " 'self' file:" if beside else ""
+    return f"default-src 'none'; style-src 'sha256-{styles}'; script-src 'sha256-{scripts}'{files}; base-uri 'none'"
+
+
+def _duration(seconds: float | None) -> str:
+    """``4 s``, ``2 min 11 s``, ``1 h 05 min``."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _number(value: float | None) -> str:
+    """``29,151``; a thin space would be torn apart by some fonts."""
+    return "–" if value is None else f"{value:,.0f}"

@@ -1,0 +1,131 @@
+"""Run files: what a finished run left in its directory, read back; and the report that follows from it.
+
+    runs/quickstart/{recipe.yaml, manifest.json, 1_*.jsonl, 2_traces.jsonl, 3_verdicts.jsonl, 6_predictions/**}
+
+No model is loaded and nothing is asked again, so a report can be made anew wherever the files are.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cotdistill.errors import DataError
+from cotdistill.generated import chance_rate
+from cotdistill.journal import Rows, read_rows
+from cotdistill.manifest import Manifest, file_hash
+from cotdistill.prediction import Prediction
+from cotdistill.question import Question
+from cotdistill.recipe import Recipe, load_recipe
+from cotdistill.report import FIRST_MODELS, Facts, Report, build_report, compare
+from cotdistill.score import first_samples_of, is_correct
+from cotdistill.statistics import p_text, paired
+from cotdistill.trace import Trace
+from cotdistill.verdict import Verdict
+
+Predictions = dict[str, list[Prediction]]
+
+EXPORT = "6_predictions/export.jsonl"
+
+
+class RunFiles(msgspec.Struct, frozen=True):
+    """The rows of a run. ``predictions`` and ``unseen_predictions`` hold every model that has answered all."""
+
+    directory: Path
+    recipe: Recipe
+    manifest: Manifest
+    train: list[Question]
+    held_out: list[Question]
+    unseen: list[Question]
+    traces: Rows[Trace]
+    verdicts: Rows[Verdict]
+    predictions: Predictions
+    unseen_predictions: Predictions
+
+
+def read_run(directory: Path) -> RunFiles:
+    """Read a run. Raises ``DataError`` where it has no finished evaluation, or a file cannot be read."""
+    manifest = Manifest.open(directory / "manifest.json")
+    held_out = _rows(directory / "1_held_out.jsonl", Question)
+    unseen = _rows(directory / "1_unseen.jsonl", Question)
+    predictions = _predictions(directory, manifest, "", held_out)
+    if not predictions or not (directory / "recipe.yaml").is_file():
+        raise DataError(f"{directory} has no report yet; finish the run: cotdistill run RECIPE")
+    return RunFiles(
+        directory=directory,
+        recipe=load_recipe(directory / "recipe.yaml"),
+        manifest=manifest,
+        train=_rows(directory / "1_questions.jsonl", Question),
+        held_out=held_out,
+        unseen=unseen,
+        traces=Rows(directory / "2_traces.jsonl", Trace),
+        verdicts=Rows(directory / "3_verdicts.jsonl", Verdict),
+        predictions=predictions,
+        unseen_predictions=_predictions(directory, manifest, "unseen/", unseen),
+    )
+
+
+def report_of(run: RunFiles) -> Report:
+    """The report on a run's answers; raises ``DataError`` where they are not those to its questions."""
+    manifest, recipe = run.manifest, run.recipe
+    transfer = None
+    if run.unseen and run.unseen_predictions:
+        transfer = compare(run.unseen, run.unseen_predictions, chance_rate=chance_rate(run.unseen))
+    details: dict[str, Any] = {
+        "title": recipe.report.title or recipe.name,
+        "questions": manifest.facts("questions"),
+        "generate": manifest.facts("generate"),
+        "train": {key: value for key, value in manifest.facts("train").items() if key != "losses"},
+        "engines": {name: manifest.facts(f"evaluate/{name}").get("engine") for name in run.predictions},
+        "trust_remote_code": recipe.models.trust_remote_code,
+        "weights": "adapter",
+    }
+    if "export" in run.predictions and "student" in run.predictions:
+        cost = export_cost(run.held_out, run.predictions["student"], run.predictions["export"])
+        details["export"] = {"file": manifest.facts("evaluate/export").get("file"), **cost}
+    return build_report(
+        run.held_out,
+        run.predictions,
+        chance_rate=chance_rate(run.held_out),
+        transfer=transfer,
+        facts=Facts(
+            versions=msgspec.convert(manifest.noted("versions") or {}, dict[str, str]),
+            recipe_sha256=msgspec.convert(manifest.noted("recipe_sha256"), str | None),
+            details=details,
+        ),
+    )
+
+
+def export_cost(
+    questions: Sequence[Question], student: Sequence[Prediction], export: Sequence[Prediction]
+) -> dict[str, Any]:
+    """Student against export on the same graded questions, as plain data for the report."""
+    graded = [question.id for question in questions if question.gold is not None]
+    before, after = ([is_correct(row) for row in first_samples_of(rows, graded)] for rows in (student, export))
+    pair = paired(before, after)
+    sentence = (
+        f"The export answers {sum(after)} of {len(graded)} right where the student answers {sum(before)}: "
+        f"{pair.only_base} lost, {pair.only_student} gained ({p_text(pair.p_value)})."
+    )
+    lost, gained = pair.only_base, pair.only_student
+    return {"lost": lost, "gained": gained, "both": pair.both, "neither": pair.neither, "p_value": pair.p_value,
+            "sentence": sentence}  # fmt: skip
+
+
+def _rows(path: Path, type_: type[Any]) -> list[Any]:
+    return list(read_rows(path, type_)) if path.exists() else []
+
+
+def _predictions(directory: Path, manifest: Manifest, part: str, asked: Sequence[Question]) -> Predictions:
+    """The files that the manifest calls complete: base, student and teacher first, then by name. Not the answers of
+    an export where the student was trained anew since."""
+    files = {path.stem: path for path in (directory / "6_predictions" / part).glob("*.jsonl")}
+    done = [name for name in files if manifest.done(f"evaluate/{part}{name}")]
+    if "export" in done:
+        weights = directory / "5_adapter" / "adapter_model.safetensors"
+        if not weights.exists() or manifest.facts("evaluate/export").get("adapter") != file_hash(weights):
+            done.remove("export")
+    done.sort(key=lambda name: (FIRST_MODELS.index(name) if name in FIRST_MODELS else len(FIRST_MODELS), name))
+    ids = {question.id for question in asked}
+    return {name: [row for row in _rows(files[name], Prediction) if row.question_id in ids] for name in done}

@@ -1,0 +1,214 @@
+"""Status: what of a run, or of a command's output, is done and what is owed; read-only, also while it is written.
+
+    {"path": "runs/quickstart", "stages": [{"name": "generate", "done": false, "planned": 80, "present": 57,
+      "failed": 1, "missing": 23, "seconds": 301.2, "prompt_tokens": 9120, "completion_tokens": 4033, ...}, ...],
+     "holder": {"host": "node3", "pid": 4711, "started": "..."}, "holder_state": "running", "next": "wait for it"}
+
+Counts come from the files, so that they are right after a kill too; a last line that is not whole counts as missing.
+"""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cotdistill.errors import DataError
+from cotdistill.journal import whole_rows
+from cotdistill.lock import Holder, holder_of
+from cotdistill.manifest import Manifest, record_of
+from cotdistill.prediction import Prediction
+from cotdistill.question import Question
+from cotdistill.recipe import Recipe, decode_recipe
+from cotdistill.server import Server
+from cotdistill.trace import Trace
+from cotdistill.verdict import Verdict
+
+
+class StageStatus(msgspec.Struct, frozen=True):
+    """One stage. ``present`` rows include ``failed`` ones, which are asked again; None where a stage has no rows or
+    their number is not known yet. ``seconds`` and tokens are what was spent so far, ``money`` None without prices."""
+
+    name: str
+    done: bool
+    planned: int | None = None
+    present: int | None = None
+    failed: int = 0
+    missing: int | None = None
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    money: float | None = None
+    started: str | None = None
+    finished: str | None = None
+    note: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The stages in order, who says that it writes them, the sums, and what to do next, in words."""
+
+    path: str
+    done: bool
+    stages: list[StageStatus]
+    holder: Holder | None
+    holder_state: Literal["running", "gone", "elsewhere"] | None
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+    money: float | None
+    started: str | None
+    finished: str | None
+    next: str
+
+
+def status_of(path: Path) -> Status:
+    """The status of a run directory, or of what ``generate``, ``train`` or ``evaluate`` wrote.
+
+    Raises ``DataError`` where nothing says what ``path`` is, or where a file in it is damaged before its last line.
+    """
+    record = record_of(path)
+    if not record.is_file():
+        raise DataError(f"{path} has no manifest; name a run directory, or an output of generate, train or evaluate")
+    manifest = Manifest.open(record)
+    is_run = record.parent.resolve() == path.resolve()
+    stages = list(_stages_of_run(path, manifest) if is_run else _stages_of_output(path, manifest))
+    holder = holder_of(path if is_run else record)
+    prices = [stage.money for stage in stages if stage.money is not None]
+    done = all(stage.done for stage in stages)
+    return Status(
+        path=str(path),
+        done=done,
+        stages=stages,
+        holder=holder,
+        holder_state=holder.state if holder else None,
+        seconds=round(sum(stage.seconds for stage in stages), 1),
+        prompt_tokens=sum(stage.prompt_tokens for stage in stages),
+        completion_tokens=sum(stage.completion_tokens for stage in stages),
+        money=round(sum(prices), 6) if prices else None,
+        started=min((stage.started for stage in stages if stage.started), default=None),
+        finished=max((stage.finished for stage in stages if stage.finished), default=None) if done else None,
+        next=_next(path, is_run, stages, holder),
+    )
+
+
+def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]:
+    """All stages that the recipe asks for, begun or not, and whatever else is on record."""
+    noted = manifest.noted("recipe")
+    recipe = decode_recipe(noted, f"{manifest.path}, recipe") if noted else None
+    samples = recipe.generate.num_samples if recipe else 1
+    server = recipe.models.server if recipe else None
+    asked = _count(directory / "1_questions.jsonl", Question)
+    yield _stage("questions", manifest)
+    yield _rows("generate", manifest, directory / "2_traces.jsonl", asked * samples if asked else None, server)
+    yield _verdicts(directory / "2_traces.jsonl", directory / "3_verdicts.jsonl")
+    yield _train(directory / "5_adapter", manifest)
+    planned = dict(_evaluations(directory, recipe))
+    others = [name for name in manifest.stages if name.startswith("evaluate/") and name not in planned]
+    for name in (*planned, *others):
+        file = manifest.output(name) or directory / "6_predictions" / f"{name.removeprefix('evaluate/')}.jsonl"
+        yield _rows(name, manifest, file, planned.get(name), server if name.endswith("/teacher") else None)
+    yield StageStatus("report", (directory / "7_report.json").is_file())
+
+
+def _evaluations(directory: Path, recipe: Recipe | None) -> Iterator[tuple[str, int | None]]:
+    if recipe is None:
+        return
+    for model in ("base", "student", *(("teacher",) if recipe.evaluate.teacher else ())):
+        yield f"evaluate/{model}", _count(directory / "1_held_out.jsonl", Question) or None
+        if recipe.questions.unseen:
+            yield f"evaluate/unseen/{model}", _count(directory / "1_unseen.jsonl", Question) or None
+
+
+def _stages_of_output(path: Path, manifest: Manifest) -> Iterator[StageStatus]:
+    for name in manifest.stages:
+        file = manifest.output(name)
+        if file is None or name == "train":
+            yield _train(path, manifest) if name == "train" else _stage(name, manifest)
+            continue
+        yield _rows(name, manifest, file, None, None)
+        if name == "generate":
+            yield _verdicts(file, file.with_name(f"{file.stem}.verdicts.jsonl"))
+
+
+def _stage(name: str, manifest: Manifest, **more: Any) -> StageStatus:
+    """What the manifest says of a stage, begun or not."""
+    known = manifest.stages.get(name)
+    if known is None:
+        return StageStatus(name, **{"done": False, **more})
+    money = known.facts.get("money")
+    said: dict[str, Any] = {
+        "done": known.finished is not None,
+        "seconds": round(known.spent(manifest.path.parent), 1),
+        "money": money if isinstance(money, float) else None,
+        "started": known.started,
+        "finished": known.finished,
+    }
+    return StageStatus(name, **{**said, **more})
+
+
+def _rows(name: str, manifest: Manifest, file: Path, planned: int | None, server: Server | None) -> StageStatus:
+    """A stage that answers questions, one row each."""
+    known = manifest.stages.get(name)
+    planned = known.planned if known and known.planned is not None else planned
+    present = failed = prompt = completion = 0
+    rows: Iterator[Trace | Prediction] = whole_rows(file, Trace if name == "generate" else Prediction)
+    for row in rows:
+        present += 1
+        failed += row.finish == "error"
+        prompt += row.prompt_tokens
+        completion += row.completion_tokens
+    missing = None if planned is None else max(0, planned - present)
+    more: dict[str, Any] = {"money": spent} if server and (spent := server.money(prompt, completion)) else {}
+    return _stage(
+        name, manifest, done=manifest.done(name) and not missing and not failed, planned=planned, present=present,
+        failed=failed, missing=missing, prompt_tokens=prompt, completion_tokens=completion, **more,
+    )  # fmt: skip
+
+
+def _verdicts(traces: Path, verdicts: Path) -> StageStatus:
+    """Judging is always done anew and has no record; every trace needs a verdict."""
+    planned, present = _count(traces, Trace), _count(verdicts, Verdict)
+    missing = max(0, planned - present)
+    return StageStatus("verify", bool(present) and not missing, planned, present, missing=missing)
+
+
+def _train(adapter: Path, manifest: Manifest) -> StageStatus:
+    known = manifest.stages.get("train")
+    tokens = known.facts.get("tokens") if known else 0
+    note = "" if manifest.done("train") else _checkpoint(adapter / "checkpoints" / "complete.json")
+    return _stage("train", manifest, prompt_tokens=tokens if isinstance(tokens, int) else 0, note=note)
+
+
+def _checkpoint(record: Path) -> str:
+    """Up to which step an unfinished training is safe."""
+    try:
+        whole: dict[str, Any] = msgspec.json.decode(record.read_bytes(), type=dict[str, Any])["checkpoints"]
+        steps = [int(name.rpartition("-")[2]) for name in whole]
+    except (OSError, msgspec.MsgspecError, ValueError, KeyError, AttributeError, TypeError):
+        return ""
+    return f"saved up to step {max(steps)}" if steps else ""
+
+
+def _count(path: Path, type_: type[msgspec.Struct]) -> int:
+    return sum(1 for _ in whole_rows(path, type_))
+
+
+def _next(path: Path, is_run: bool, stages: list[StageStatus], holder: Holder | None) -> str:
+    owed = next((stage for stage in stages if not stage.done), None)
+    if is_run:
+        recipe = shlex.quote(str(path / "recipe.yaml")) if (path / "recipe.yaml").is_file() else "RECIPE"
+        runs = "" if path.parent == Path("runs") else f" --runs {shlex.quote(str(path.parent))}"
+        again = f"cotdistill run {recipe}{runs}"
+    else:
+        command = owed.name.partition("/")[0] if owed else ""
+        again = f"run the same {'generate' if command == 'verify' else command} command again"
+    if holder and holder.state == "running":
+        return f"process {holder.pid} is working on it since {holder.started}; wait for it"
+    if holder and holder.state == "elsewhere":
+        who = f"process {holder.pid} on {holder.host}, at work since {holder.started}"
+        again = f"{again}{'' if is_run else ', with'} --break_lock"
+        return f"wait for {who}; if it is gone for certain: {again}"
+    if owed:
+        return again
+    return f"cotdistill report {shlex.quote(str(path))}" if is_run else "nothing is owed"

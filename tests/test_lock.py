@@ -1,0 +1,49 @@
+"""What --break_lock takes over, and what a lock says of its holder."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cotdistill.errors import ResumeError
+from cotdistill.lock import Holder, holder_of, locked
+
+FOREIGN = '{"host": "elsewhere", "pid": %d, "started": "2025-03-01T12:00:00+00:00"}'
+
+
+def foreign(lock: Path, pid: int = 7) -> Path:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text(FOREIGN % pid)
+    return lock
+
+
+@pytest.mark.parametrize("name", ["run", "run/cot.manifest.json"])
+def test_break_lock_takes_every_lock_of_the_process_that_is_gone_and_no_other(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    (tmp_path / "run").mkdir()
+    foreign(path.with_name(f"{path.name}.lock"))
+    inner = foreign(tmp_path / "run/2_traces.jsonl.lock")
+    inner.with_name(f"{inner.name}.held").touch()
+    other = foreign(tmp_path / "run/other.jsonl.lock", pid=8)
+    with pytest.raises(ResumeError, match=r"process 7 on elsewhere .*gone for certain, pass --break_lock"), locked(path):
+        pass
+    assert inner.exists()
+    with locked(path, break_lock=True), locked(tmp_path / "run/2_traces.jsonl"):
+        pass
+    assert other.exists()
+    assert [*tmp_path.rglob("*.lock*")] == [other]
+
+
+def test_a_holder_is_running_gone_or_elsewhere(tmp_path: Path) -> None:
+    assert holder_of(tmp_path / "x") is None
+    with locked(tmp_path / "x"):
+        holder = holder_of(tmp_path / "x")
+        assert holder is not None
+        assert (holder.pid, holder.state) == (os.getpid(), "running")
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert Holder(socket.gethostname(), process.pid, "").state == "gone"
+    assert Holder("elsewhere", os.getpid(), "").state == "elsewhere"

@@ -1,0 +1,121 @@
+"""Loss: whichever way it is computed, it and its gradient are those of the model's own logits."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from conftest import make_examples, make_gpt2, make_model, on_cpu
+from cotdistill import chunked
+from cotdistill.adapter import attach
+from cotdistill.chunked import nll
+from cotdistill.example import IGNORE, Example
+from cotdistill.loss import AnswerLoss, choose
+from cotdistill.recipe import Lora
+
+WAYS = [{"packed": True, "chunked": True}, {"packed": False, "chunked": True}, {"packed": False, "chunked": False}]
+
+
+def adapted(directory):
+    """peft's model with a LoRA that already does something."""
+    model = on_cpu(directory)
+    torch.manual_seed(1)
+    module, _ = attach(model, Lora(dropout=0.0))
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model, module
+
+
+def gradients(module):
+    found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    return found
+
+
+def naive(module, rows):
+    """One row at a time, unpadded, over full logits."""
+    total = torch.zeros(())
+    for row in rows:
+        logits = module(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+        total = total + cross_entropy(logits, torch.tensor(row.labels[1:]), ignore_index=IGNORE, reduction="sum")
+    return total
+
+
+def rows_of(model):
+    """Rows of many lengths, two of them other answers to a question that is there already."""
+    rows = make_examples(model, 5)
+    other = [Example("x", "x", row.input_ids[: row.prompt_length] + [65, 66, row.input_ids[-1]], row.prompt_length) for row in rows[:2]]
+    return [*rows, *other]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("chunk", [1, 5_000, 1 << 23])
+def test_loss_and_gradient_are_those_of_full_logits_row_by_row(tiny, monkeypatch, way, chunk):
+    monkeypatch.setattr(chunked, "CHUNK", chunk)
+    model, module = adapted(tiny)
+    rows = rows_of(model)
+    expected = naive(module, rows)
+    expected.backward()
+    wanted = gradients(module)
+    loss = AnswerLoss(module, model.template.pad_id, **way)
+    attention = module.get_base_model().config._attn_implementation
+    with loss:
+        found = sum(loss(module, group) for group in loss.groups(rows))
+        found.backward()
+    assert module.get_base_model().config._attn_implementation == attention
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, gradient in gradients(module).items():
+        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-4 * wanted[name].abs().max().item()), name
+
+
+def test_a_row_without_an_answer_adds_nothing(tiny):
+    model, module = adapted(tiny)
+    loss = AnswerLoss(module, model.template.pad_id, packed=False, chunked=True)
+    nothing = loss(module, [Example("", "", [1], 1)])
+    nothing.backward()
+    assert nothing.item() == 0.0
+    assert all(not gradient.any() for gradient in gradients(module).values())
+
+
+def test_the_chunked_loss_is_cross_entropy_with_a_bias_too():
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(7, 4, requires_grad=True), torch.randn(11, 4), torch.randn(11)
+    targets = torch.randint(11, (7,))
+    expected = cross_entropy(hidden @ weight.T + bias, targets, reduction="sum")
+    (wanted,) = torch.autograd.grad(expected, hidden)
+    (found,) = torch.autograd.grad(nll(hidden, weight, bias, targets) * 2, hidden)
+    assert nll(hidden, weight, bias, targets).item() == pytest.approx(expected.item())
+    assert torch.allclose(found, 2 * wanted, atol=1e-5)
+
+
+def way_of(loss):
+    return {"packed": loss._packed, "chunked": loss._chunked}
+
+
+@pytest.mark.parametrize("make", [make_model, make_gpt2])
+def test_the_most_sparing_way_is_taken_where_it_agrees(tmp_path, make):
+    model, module = adapted(make(tmp_path))
+    assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=True)) == WAYS[0]
+
+
+def test_rows_are_padded_where_packing_is_not_wanted(tiny):
+    model, module = adapted(tiny)
+    assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=False)) == WAYS[1]
+
+
+def test_a_model_that_caps_its_logits_gets_the_loss_of_those(tiny, monkeypatch):
+    """The chunked loss does not know of the cap."""
+    model, module = adapted(tiny)
+    base = module.get_base_model()
+    forward = base.forward
+
+    def capped(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = 2 * torch.tanh(output.logits / 2)
+        return output
+
+    monkeypatch.setattr(base, "forward", capped)
+    rows = rows_of(model)
+    loss = choose(module, rows, model.template.pad_id, pack=True)
+    assert way_of(loss) == WAYS[2]
+    assert loss(module, rows).item() == pytest.approx(naive(module, rows).item(), rel=1e-5)
