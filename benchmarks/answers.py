@@ -50,6 +50,11 @@ HOSTILE = {
     "sums": "1+1=" * 5000, "long sum": "9+" * 10_000 + "9=1", "equals": "=" * 20_000, "annotations": "<<1+1=3>>" * 2000,
     "thirds": "1/3" + "+1/3" * 400 + "=5", "units": ("3 " + "apple " * 7 + "+ ") * 500 + "3=4", "quotes": "'\"`" * 7000,
     "bold": "**a" * 9000, "script digits": "Final Answer: " + "٣" * 9000, "choices": "(A) (B) " * 9000,
+    "fractions of one character": "Final Answer: " + "½" * 3900, "ligatures": "\ufdfa" * 16_000,
+    "ligatures behind a marker": "Final Answer: " + "\ufdfa" * 3900, "ligatures in sums": "\ufdfa" * 16_000 + "1+1=2",
+    "negations": "not 5 " * 3000,
+    "quoted negations": "is not 'a' " * 2000, "words before a number": "half " * 3000 + "5",
+    "signs": "5 + - " * 3000, "superscripts": "2¹⁰" * 6000, "stars": "*5" * 8000, "compounds": "= 5 ft 6 in " * 1500,
 }  # fmt: skip
 
 

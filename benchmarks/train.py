@@ -16,9 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from cotdistill.example import IGNORE, Example, build_examples
+from cotdistill.hardware import Placement
+from cotdistill.machine import versions
+from cotdistill.prompt import SYSTEM_PROMPT
+from cotdistill.question import Question
+from cotdistill.recipe import Lora, TrainSettings
+from cotdistill.template import ChatTemplate
 
 BATCH, ACCUMULATION, RATE, SEED, LENGTH = 4, 4, 2e-4, 1, 1024
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
@@ -31,8 +38,8 @@ RESULTS = Path(__file__).parent / "results" / "train.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=Path, required=True, help="JSON Lines of question and answer, as GSM8K's")
-    parser.add_argument("--student", action="append", required=True, help="directory or catalogue name; repeatable")
+    parser.add_argument("--questions", type=Path, help="JSON Lines of question and answer, as GSM8K's")
+    parser.add_argument("--student", action="append", default=[], help="directory or catalogue name; repeatable")
     parser.add_argument("--rows", type=int, nargs="+", default=[64], help="training rows, for each student in turn")
     parser.add_argument("--rounds", type=int, default=1, help="how often the arms take turns; the best of each counts")
     parser.add_argument("--lengths", type=int, nargs="*", default=[], help="also rows of about so many tokens each")
@@ -42,6 +49,8 @@ def main() -> None:
     if options.arm:
         print(json.dumps(_arm(json.loads(options.arm))))
         return
+    if not options.questions or not options.student:
+        parser.error("--questions and --student are needed")
     rows = []
     for student, count in zip(options.student, options.rows * len(options.student), strict=False):
         for length in (None, *options.lengths):
@@ -88,9 +97,10 @@ def compare(student: str, questions: Path, count: int, length: int | None, round
             "versions": ours["versions"],
             "threads": ours["threads"],
         })  # fmt: skip
+        row = found[-1]
         print(
-            f"  {found[-1]['speedup_vs_trl']}x the tokens/s and {found[-1]['memory_vs_trl']}x the peak memory of {name}; "
-            f"losses differ by at most {found[-1]['loss_difference']:.1e}",
+            f"  {row['speedup_vs_trl']}x the tokens/s and {row['memory_vs_trl']}x the peak memory of {name}; "
+            f"losses differ by at most {row['loss_difference']:.1e}",
             flush=True,
         )
     return found
@@ -101,11 +111,12 @@ def _label(student: str, length: int | None) -> str:
 
 
 def _line(result: dict[str, Any]) -> str:
-    return f"{result['tokens'] / result['seconds']:.1f} tokens/s, peak {result['peak_mb']} MB, losses {result['losses']}"
+    rate = result["tokens"] / result["seconds"]
+    return f"{rate:.1f} tokens/s, peak {result['peak_mb']} MB, losses {result['losses']}"
 
 
 def _in_process(plan: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.train", "--questions", "-", "--student", "-", "--arm", json.dumps(plan)]
+    command = [sys.executable, "-m", "benchmarks.train", "--arm", json.dumps(plan)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode:
         sys.exit(done.stderr[-2000:])
@@ -119,7 +130,6 @@ def _arm(plan: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from cotdistill.download import local_model
-    from cotdistill.machine import versions
 
     directory = local_model(plan["student"], want="hf")
     run = _ours if plan["trainer"] == "ours" else _trl
@@ -135,7 +145,7 @@ def _arm(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(plan: dict[str, Any]) -> list[dict[str, str]]:
-    """Questions with their solutions; with a ``length`` (in tokens, of about 4 characters), solutions repeated to it."""
+    """Questions and solutions; with a ``length`` (in tokens of about 4 characters), solutions repeated to reach it."""
     with Path(plan["questions"]).open(encoding="utf-8") as file:
         rows = [json.loads(line) for _, line in zip(range(plan["count"]), file, strict=False)]
     if plan["length"]:
@@ -145,64 +155,58 @@ def _rows(plan: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def _examples(plan: dict[str, Any], template: ChatTemplate) -> list[Example]:
+    triples = [(str(i), Question(str(i), row["question"]), row["answer"]) for i, row in enumerate(_rows(plan))]
+    return build_examples(template, triples, system=SYSTEM_PROMPT, max_length=LENGTH).kept
+
+
 def _ours(plan: dict[str, Any], directory: Path, output: Path) -> dict[str, Any]:
-    from cotdistill.example import build_examples
-    from cotdistill.hardware import Placement
     from cotdistill.model import load_model
-    from cotdistill.prompt import SYSTEM_PROMPT
-    from cotdistill.question import Question
-    from cotdistill.recipe import Lora, TrainSettings
     from cotdistill.training import train
 
     placement = Placement("cpu", "float32", False, None)
     model = load_model(directory, placement)
-    triples = [(str(i), Question(str(i), row["question"]), row["answer"]) for i, row in enumerate(_rows(plan))]
-    examples = build_examples(model.template, triples, system=SYSTEM_PROMPT, max_length=LENGTH).kept
     settings = TrainSettings(
         num_epochs=1, batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION, learning_rate=RATE, seed=SEED,
         warmup_ratio=0.0, lr_scheduler="linear", lora=Lora(dropout=0.0),
         gradient_checkpointing=plan.get("gradient_checkpointing", False),
     )  # fmt: skip
+    examples = _examples(plan, model.template)
     result = train(model, examples, settings, output, system_prompt=SYSTEM_PROMPT, placement=placement)
     return {"seconds": result.seconds, "tokens": result.tokens, "losses": [round(loss, 5) for _, loss in result.losses]}
 
 
 def _trl(plan: dict[str, Any], directory: Path, output: Path) -> dict[str, Any]:
-    """The same rows in the order in which our trainer takes them."""
+    """The same token ids with the same ones trained, in the order in which our trainer takes them."""
     from datasets import Dataset
     from peft import LoraConfig
+    from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     from cotdistill.order import Order
-    from cotdistill.prompt import SYSTEM_PROMPT
 
-    rows = _rows(plan)
-    ordered = [rows[i] for i in Order(len(rows), SEED, 1)]
-    dataset = Dataset.from_list([_conversation(row, SYSTEM_PROMPT) for row in ordered])
-    losses: list[float] = []
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    examples = _examples(plan, ChatTemplate(tokenizer))
+    ordered = [examples[i] for i in Order(len(examples), SEED, 1)]
+    dataset = Dataset.from_list([
+        {"input_ids": e.input_ids, "completion_mask": [int(label != IGNORE) for label in e.labels]} for e in ordered
+    ])  # fmt: skip
     settings = SFTConfig(
         output_dir=str(output), per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION,
         num_train_epochs=1, learning_rate=RATE, warmup_steps=0, lr_scheduler_type="linear", max_length=LENGTH,
         train_sampling_strategy="sequential", seed=SEED, use_cpu=True, bf16=False, report_to="none",
         save_strategy="no", logging_steps=1, disable_tqdm=True, model_init_kwargs={"dtype": "float32"},
-        **plan["settings"],
+        completion_only_loss=True, **plan["settings"],
     )  # fmt: skip
     lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=list(TARGETS), task_type="CAUSAL_LM")
-    trainer = SFTTrainer(model=str(directory), args=settings, train_dataset=dataset, peft_config=lora)
+    trainer = SFTTrainer(
+        model=str(directory), args=settings, train_dataset=dataset, peft_config=lora, processing_class=tokenizer
+    )
     start = time.monotonic()
     trainer.train()
     seconds = time.monotonic() - start
-    losses = [round(entry["loss"], 5) for entry in trainer.state.log_history if "loss" in entry]
-    return {"seconds": seconds, "tokens": _tokens(trainer.train_dataset), "losses": losses}
-
-
-def _conversation(row: dict[str, str], system: str) -> dict[str, Sequence[dict[str, str]]]:
-    prompt = [{"role": "system", "content": system}, {"role": "user", "content": row["question"]}]
-    return {"prompt": prompt, "completion": [{"role": "assistant", "content": row["answer"]}]}
-
-
-def _tokens(dataset: Any) -> int:
-    return sum(len(row["input_ids"]) for row in dataset)
+    losses = [round(float(entry["loss"]), 5) for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": seconds, "tokens": sum(len(example.input_ids) for example in examples), "losses": losses}
 
 
 if __name__ == "__main__":

@@ -223,7 +223,7 @@ def test_two_processes_train_the_adapter_of_one(interrupted, alone, project):
 
 def test_only_the_first_process_writes_and_speaks(interrupted, project):
     _, _, (_, out, err) = interrupted
-    assert out.count("traces teach") == out.count("13 examples") == err.count("student on cpu") == 1
+    assert out.count("traces teach") == out.count("13 examples, ") == err.count("student on cpu") == 1
     writers = {line[0] for line in (project / "writes").read_text().splitlines()}
     assert writers == {"0"}
     left = {path.name for path in (project / "results/two").iterdir()} | {p.name for p in (project / "results").glob("two.*")}
@@ -253,6 +253,32 @@ def test_shards_of_two_processes_are_saved_as_the_adapter_of_one(project, alone)
     code, _, err = finish(job)
     assert code == 0, err
     assert farthest(alone, project / "results/shards") < 1e-4
+
+
+def test_all_processes_stop_early_and_keep_the_best_adapter_as_one_does(project):
+    early = {"learning_rate": 0.03, "lr_scheduler": "constant", "validation": 0.25, "patience": 1}
+    code, _, err = finish(start(project, [sys.executable, *command("best1", **early)]))
+    assert code == 0, err
+    code, _, err = launch(project, command("best2", **early))
+    assert code == 0, err
+    words = ["--config_file", "recipes/distributed/fsdp2_offload.yaml", "--main_process_port", str(free_port())]
+    job = start(
+        project,
+        [sys.executable, "-m", "accelerate.commands.launch", *words, *command("best3", "sharded.py", **early)],
+        ACCELERATE_TORCH_DEVICE="cpu",
+    )
+    code, _, err = finish(job)
+    assert code == 0, err
+    one, two, shards = (
+        json.loads((project / f"results/best{n}.manifest.json").read_text())["stages"]["train"]["facts"]
+        for n in (1, 2, 3)
+    )
+    assert one["steps"] < STEPS
+    assert one["best_step"] == one["steps"] - 2
+    for other, name in ((two, "best2"), (shards, "best3")):
+        assert (other["steps"], other["best_step"]) == (one["steps"], one["best_step"])
+        assert [nats for _, nats in other["validation"]] == pytest.approx([nats for _, nats in one["validation"]], abs=1e-4)
+        assert farthest(project / "results/best1", project / f"results/{name}") < 1e-4
 
 
 # Two nodes

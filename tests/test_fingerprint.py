@@ -19,14 +19,16 @@ COUNTED = {
     "evaluate": {
         "base_model": "model", "teacher_model": "model", "engine": "model", "lora_model": "adapter",
         "max_new_tokens": "sampling", "system_prompt": "system_prompt", "load_in_4bit": "load_in_4bit",
-        "trust_remote_code": "trust_remote_code",
+        "trust_remote_code": "trust_remote_code", "num_samples": "num_samples", "temperature": "sampling",
+        "few_shot": "few_shot",
     },
     "train": {
         "student_model": "student", "system_prompt": "system_prompt", "load_in_4bit": "load_in_4bit",
         "trust_remote_code": "trust_remote_code",
         **dict.fromkeys(
             ("num_epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_length",
-             "gradient_checkpointing", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "target", "seed"),
+             "gradient_checkpointing", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "target", "seed",
+             "lr_scheduler", "warmup_ratio", "optim", "validation", "patience", "use_dora", "use_rslora"),
             "train",
         ),
     },

@@ -83,8 +83,8 @@ def test_the_chunked_loss_is_cross_entropy_with_a_bias_too():
     targets = torch.randint(11, (7,))
     expected = cross_entropy(hidden @ weight.T + bias, targets, reduction="sum")
     (wanted,) = torch.autograd.grad(expected, hidden)
-    (found,) = torch.autograd.grad(nll(hidden, weight, bias, targets) * 2, hidden)
-    assert nll(hidden, weight, bias, targets).item() == pytest.approx(expected.item())
+    (found,) = torch.autograd.grad(nll(hidden, weight, bias, targets).sum() * 2, hidden)
+    assert nll(hidden, weight, bias, targets).sum().item() == pytest.approx(expected.item())
     assert torch.allclose(found, 2 * wanted, atol=1e-5)
 
 

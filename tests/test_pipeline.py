@@ -157,3 +157,43 @@ def test_what_a_recipe_says_of_verifying_decides_which_traces_teach(tiny, tmp_pa
 def test_a_verify_section_that_means_nothing_is_refused(tiny, section, said):
     with pytest.raises(DataError, match=said):
         recipe(tiny, verify=section)
+
+
+def test_the_base_gets_its_other_chances_from_one_loaded_model(tiny, tmp_path, teacher):
+    (tmp_path / "shots.jsonl").write_text('{"question": "What is 1 + 1?", "reasoning": "1 + 1 = 2.\\nFinal Answer: 2"}\n')
+    ways = {
+        "generate": {"few_shot": str(tmp_path / "shots.jsonl")},
+        "evaluate": {"max_new_tokens": 8, "baselines": ["zero", "few_shot", "native"], "teacher": False},
+    }
+    report = pipeline.run(recipe(tiny, **ways), runs=tmp_path, quiet=True)
+    assert list(report.models) == ["base", "base_few_shot", "base_native", "student"]
+    rows = {
+        name: msgspec.json.decode((tmp_path / f"tiny/6_predictions/{name}.jsonl").read_bytes().splitlines()[0])
+        for name in report.models
+    }
+    assert rows["base_native"]["prompt_tokens"] < rows["base"]["prompt_tokens"] < rows["base_few_shot"]["prompt_tokens"]
+    assert set(report.against) == {"base_few_shot", "base_native"}
+
+
+def test_a_few_shot_baseline_without_examples_is_refused(tiny):
+    with pytest.raises(DataError, match=r"needs generate\.few_shot"):
+        recipe(tiny, evaluate={"baselines": ["few_shot"]})
+
+
+def test_several_samples_are_drawn_counted_and_not_drawn_again(tiny, tmp_path, teacher):
+    drawn = {"evaluate": {"max_new_tokens": 24, "num_samples": 3, "temperature": 0.9}}
+    report = pipeline.run(recipe(tiny, **drawn), runs=tmp_path, quiet=True)
+    assert len((tmp_path / "tiny/6_predictions/student.jsonl").read_bytes().splitlines()) == 15
+    assert report.models["teacher"].pass_at == {1: 1.0, 2: 1.0, 3: 1.0}
+    assert (report.models["base"].samples, report.models["base"].n) == (3, 5)
+    opened = len(teacher)
+    assert pipeline.run(recipe(tiny, **drawn), runs=tmp_path, quiet=True) == report
+    assert len(teacher) == opened
+    path = tmp_path / "tiny/6_predictions/teacher.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines[:-1]))
+    assert b'"sample":2' in lines[-1]
+    pipeline.run(recipe(tiny, **drawn), runs=tmp_path, quiet=True)
+    assert len(teacher[-1].requests) == 1
+    with pytest.raises(DataError, match="greedy samples are all the same"):
+        recipe(tiny, evaluate={"num_samples": 3})

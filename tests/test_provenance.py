@@ -66,7 +66,7 @@ def test_a_worked_example_that_is_held_out_stops_the_run_before_any_teacher_call
     shots = tmp_path / "shots.jsonl"
     shots.write_text(json.dumps({"question": "what is  2 + 3", "reasoning": "2 + 3 = 5.\nFinal Answer: 5"}) + "\n")
     asked = {"train": {"tasks": [{"name": "chain_sum", "size": 4}], "seed": 1}, "held_out": {"file": str(held_out)}}
-    with pytest.raises(DataError, match=r"shots\.jsonl shows the teacher 1 of the held-out questions"):
+    with pytest.raises(DataError, match=r"shots\.jsonl shows 1 of the held-out questions"):
         pipeline.run(recipe(tiny, questions=asked, generate={"few_shot": str(shots)}), runs=tmp_path, quiet=True)
     assert not (tmp_path / "tiny/2_traces.jsonl").exists()
 

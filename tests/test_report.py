@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.report import Facts, Report, build_report, compare, from_json, to_json
 from cotdistill.score import metrics, summarize
-from cotdistill.table import percent, plain, print_report
+from cotdistill.table import percent, plain, points, print_report
 
 
 def row(key: str, outcome: str = "right", **changes: object) -> Prediction:
@@ -292,6 +293,54 @@ def test_the_unseen_slice_has_no_say_in_the_verdict() -> None:
     assert report.transfer.paired.only_base == 10
 
 
+def test_questions_gained_and_lost_are_named_and_add_up() -> None:
+    report = build_report(asked(80), MODELS)
+    assert report.paired is not None
+    assert (len(report.gained), len(report.lost)) == (report.paired.only_student, report.paired.only_base)
+    assert report.lost == ["q0"]
+    assert "q9" in report.gained
+    assert report.difference is not None
+    assert report.difference.estimate == pytest.approx(32 / 80)
+    assert report.gap_interval is not None
+    assert report.gap_interval.estimate == pytest.approx(report.gap_closed)
+    assert report.gap_interval.low < report.gap_closed < report.gap_interval.high
+
+
+def test_another_way_to_ask_the_base_has_a_row_and_a_word_but_no_vote() -> None:
+    strong, weak = rows(right=50, wrong=30), rows(right=20, wrong=60)
+    report = build_report(asked(80), {**MODELS, "base_few_shot": strong, "base_native": weak})
+    assert list(report.models) == ["base", "base_few_shot", "base_native", "student", "teacher"]
+    assert report.verdict == "better"
+    assert "keep the student. But the base asked with the worked examples answers 50 of 80 (p = 0.0" in report.sentence
+    assert "own default prompt" not in report.sentence
+    pair = report.against["base_few_shot"]
+    assert (pair.both + pair.only_base, pair.both + pair.only_student) == (50, 41)
+    assert "student against the base asked with its own default prompt:" in shown(report)
+
+
+@pytest.mark.parametrize(
+    ("base", "student", "words"),
+    [
+        (rows(right=10, wrong=2), rows(wrong=10, right=2), "Forgetting: training cost the student here (-66.7 points"),
+        (rows(wrong=10, right=2), rows(right=10, wrong=2), "Transfer (+66.7 points"),
+        (rows(wrong=10, right=2), rows(wrong=10, right=2), "Neither forgetting nor transfer is shown"),
+    ],
+)
+def test_questions_of_another_kind_show_forgetting_or_transfer(
+    base: list[Prediction], student: list[Prediction], words: str
+) -> None:
+    transfer = compare(asked(12), {"base": base, "student": student})
+    assert words in shown(build_report(asked(80), MODELS, transfer=transfer))
+
+
+@pytest.mark.parametrize("path", sorted(Path("benchmarks/results").glob("quickstart*.json")), ids=lambda path: path.stem)
+def test_reports_from_before_intervals_are_still_read(path: Path) -> None:
+    report = from_json(path.read_bytes())
+    assert report.verdict in ("better", "not_shown")
+    assert (report.difference, report.slices, report.causes) == (None, [], [])
+    assert report.sentence in shown(report)
+
+
 # --- the terminal ------------------------------------------------------------------------------------------
 
 
@@ -303,7 +352,10 @@ def full_report() -> Report:
 
 
 def test_the_table_holds_every_number_in_80_columns() -> None:
-    text = shown(full_report(), force_terminal=True, color_system=None)
+    report = full_report()
+    gap = report.gap_interval
+    assert gap is not None
+    text = shown(report, force_terminal=True, color_system=None)
     assert max(map(len, text.splitlines())) <= 80
     squeezed = [" ".join(line.split()) for line in text.splitlines()]
     for words in (
@@ -316,7 +368,9 @@ def test_the_table_holds_every_number_in_80_columns() -> None:
         "failed, counted as wrong: teacher 2",
         "student against base: 33 gained, 1 lost, 8 both right, 38 neither; p = 4e-9",
         "strict gain +50.0 = reasoning +40.0, format +10.0 (percentage points)",
-        "gap to the teacher closed: 63 %",
+        f"gap to the teacher closed: 63 % [{100 * gap.low:.0f}, {100 * gap.high:.0f}]",
+        f"difference: {points(report.difference)} (paired bootstrap, 95 %)",
+        f"Neither forgetting nor transfer is shown ({points(report.transfer.difference)}, p = 0.25).",
         "chance rate (right by guessing): 2.0 %",
         "chance rate (right by guessing): 50 %",
         "Unseen generator (no bar, not part of the verdict)",

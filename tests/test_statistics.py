@@ -31,8 +31,8 @@ def test_wilson_refuses_what_is_not_a_share(correct: int, n: int) -> None:
         wilson(correct, n)
 
 
-def test_wilson_covers_the_truth_in_95_of_100_cases_on_average() -> None:
-    n = 60
+@pytest.mark.parametrize("n", [20, 60, 200])
+def test_wilson_covers_the_truth_in_95_of_100_cases_on_average(n: int) -> None:
     intervals = [wilson(correct, n) for correct in range(n + 1)]
     coverages = []
     for truth in (step / 100 for step in range(5, 96)):
@@ -110,6 +110,13 @@ def test_the_gate_says_better_by_mistake_in_at_most_5_of_100_runs_without_effect
     better, worse = verdicts.count("better") / runs, verdicts.count("worse") / runs
     assert 0 < better <= 0.025 + 0.007  # each side may err half as often; two standard errors of 2000 runs
     assert 0 < better + worse <= 0.05
+
+
+def test_without_effect_better_is_said_in_at_most_25_of_1000_runs_however_many_answers_change() -> None:
+    """Exactly, by enumeration: every changed answer is a gain or a loss, as a coin falls."""
+    for changed in range(80):
+        better = [k for k in range(changed + 1) if decide(Paired(0, changed - k, k, 0, mcnemar(changed - k, k))) == "better"]
+        assert sum(math.comb(changed, k) for k in better) / 2**changed <= 0.025
 
 
 @pytest.mark.parametrize(

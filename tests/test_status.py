@@ -20,7 +20,7 @@ from test_cli import cotdistill
 from test_pipeline import recipe, solve
 
 STAGES = [
-    "questions", "generate", "verify", "train", "evaluate/base", "evaluate/unseen/base", "evaluate/student",
+    "questions", "plan", "generate", "verify", "train", "evaluate/base", "evaluate/unseen/base", "evaluate/student",
     "evaluate/unseen/student", "evaluate/teacher", "evaluate/unseen/teacher", "report",
 ]  # fmt: skip
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotdistill.expression import evaluate, items_of
+from cotdistill.expression import evaluate
+from cotdistill.item import items_of
 from cotdistill.steps import Steps, check_steps
 
 TRUE = [
@@ -16,7 +17,8 @@ TRUE = [
     "\\( 3 \\times 4 = 12 \\)", "\\frac{3}{4} \\times 20 = 15", "3 1/2 * 2 = 7", "2(3+4) = 14", "2^3 = 8", "3² + 4² = 25",
     "20 divided by 4 = 5", "3 times 4 = 12", "100% - 40% = 60%", "20/50 = 40%", "20/50 * 100 = 40%", "1. 3 + 4 = 7",
     "**3 + 4 = 7**", "60 km / 2 h = 30 km/h", "3 dogs * 4 legs/dog = 12 legs", ".5 * 10 = 5", "24 = 12 * 2",
-    "3/4 of the 20 students = 15 students", "5 + 7 = 12 (mod 5)",
+    "3/4 of the 20 students = 15 students", "5 + 7 = 12 (mod 5)", "2¹⁰ = 1024", "10¹² * 2 = 2*10^12", "45° + 45° = 90°",
+    "15 percent of 240 = 36", "100 - 40 = 60 percent", "5 + 3 = 8 = 8", "3 horses + 1 horse = 4 horses", "１２＋３＝１５",
 ]  # fmt: skip
 FALSE = [
     "42 + 32 = 75", "15% of 240 = 35", "$12 x 4 = $49", "3/4 * 20 = 16", "<<16-3=12>>", "4 - 1 - 7 = 4", "10/3 = 3.34",
@@ -24,6 +26,8 @@ FALSE = [
     "( 2 + -7 - 4 + -2 ) = -12", "\\( 3 \\times 4 = 13 \\)", "\\[ \\text{Total} = 3 + 4 = 8 \\]", "x = 13 - 5 = 9", "2^3 = 9",
     "20 divided by 4 = 6", "100% - 40% = 50%", "1. 3 + 4 = 8", "**3 + 4 = 8**", "3 + 4 = **8**", "60 km / 2 h = 31 km/h",
     "3 dogs * 4 legs/dog = 13 legs", "a total of 3 + 4 = 8", "5 hours * 60 minutes/hour = 301 minutes", "24 = 12 * 3",
+    "１２＋３＝１６", "5 + 3 = 8 = 9", "45° + 45° = 95°", "Great! 3 + 4 = 8", "(3 + 4) = 8", "Total: -5 + 3 = -3", "✅ 3 + 4 = 8",
+    "3 + 4 = 8. Next question?", "50 / 5 = 11 incorrect answers", "10¹² * 2 = 3*10^12", "15 percent of 240 = 35",
 ]  # fmt: skip
 # One line each for what explains a difference better than a slip does.
 UNCERTAIN = [
@@ -32,6 +36,13 @@ UNCERTAIN = [
     "5 thousand dollars a day: 5 * 3 = $15,000", "600 x 30 = 18 000", "adds 20 to the 29 + 24 decorations = 73",
     "by 11/20 we get X = 1200", "38 - 32 = 32 + x - 32", "0.33 * 300 = 100", "an average of 10 + 20 = 15",
     "12 x 3 dozen = 432", "12 x 1 and 1/4 = 15", "5 * 3 + 2 * 2 = 34",
+    "√16 + 1 = 5", "√(16) + 1 = 5", "∛8 + 1 = 3", "3 * 4 = 2√36", "3 squared + 4 squared = 25", "5 squared x 2 = 50", "3 cubed + 1 = 28",
+    "-3^2 = -9", "2^3^2 = 512", "2^3^2 = 64", "sin 30 + 1 = 1.5", "sin(30) + 1 = 1.5", "log_2 8 + 1 = 4", "log_2(8) + 1 = 4",
+    "5! + 1 + 1 = 122", "4 * 3 * 2 = 4!", "5 choose 2 + 1 = 11", "17 mod 5 + 1 = 3", "0x10 + 1 = 17", "5 ± 3 + 1 = 9", "3 boxes @ 5 + 2 = 17",
+    "11 + 3 = 2 PM", "11 + 3 = 2 a.m.", "10 PM + 4 hours = 2 AM", "9 + 5 = 2 o'clock", "10 + 4 = 2 in the morning", "30 Jan + 5 = 4 Feb",
+    "1.5 * 60 = 1 hour 30 minutes", "1.5 * 60 = 1 hour and 30 minutes", "5 ft 6 in + 8 in = 6 ft 2 in", "From 2010-2020 = 11 years",
+    "Is 5 + 3 = 9? No.", "Note 2 + 2 = 5 is false", "Incorrect: 3 * 4 = 13", "it is not 5 + 3 = 9", "3 * 4 = 13. That's wrong.",
+    "if 5 + 3 = 9", "5 lakh + 3 = 500003", "5 + 3 = 1000 (binary)",
 ]  # fmt: skip
 NOT_CLAIMS = [
     "2x + 5 = 13", "x + 5 = 13", "3 * 2x = 12", "Day 2 = 5 + 3", "12:30 + 2 = 14", "17 % 5 = 2", "5! = 120", "1/0 = 5",

@@ -83,11 +83,46 @@ def test_a_wrong_or_unmarked_answer_is_never_repaired():
     assert judge(trace("Final Answer: 35\nthat is 36"), ASKED).status == "wrong"
 
 
+@pytest.mark.parametrize(
+    ("gold", "said"),
+    [
+        ("5", "The final answer is not 5."), ("5", "So the answer cannot be 5"), ("B", "It is not B"), ("yes", "Final Answer: not yes"),
+        ("true", "It is not true"), ("yajo", 'so "yajo" is wrong'), ("2024-03-05", "Final Answer: not March 5, 2024"),
+        ("5", "so it is 3 * 5"), ("5", "so it is 10 - 5"), ("5", "total: 3 + 5"), ("5", "so x = √5"), ("5", "so it is 5!"),
+        ("5", "therefore she has 1,5"), ("5", "The time is 3:05"), ("5", "so it is five hundred"), ("5", "so it is 5π"),
+        ("3", "so it is minus 3"), ("1", "so it is 1_000"),
+    ],
+)  # fmt: skip
+def test_a_denied_unfinished_or_longer_answer_is_never_repaired(gold, said):
+    verdict = judge(trace(said), Question("q", ASKED.text, gold))
+    assert verdict.status in ("no_answer", "ambiguous")
+    assert verdict.flags == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("so the number of those who did not vote is 36.", "36"), ("So 36 people are not on the bus.", "36 people"),
+        ("Add them: 12 + 24 = **36**", "36"), ("Ergebnis => 36", "36"), ("She does not have 35, she has 36.", "36"),
+    ],
+)  # fmt: skip
+def test_an_answer_beside_harmless_words_is_repaired_with_a_clean_line(said, line):
+    verdict = judge(trace(said), ASKED)
+    assert (verdict.status, verdict.flags) == ("correct", ("repaired",))
+    assert taught_text(trace(said), verdict) == f"{said}\nFinal Answer: {line}"
+
+
 def test_a_run_on_is_cut_off_flagged_and_not_taught():
     given = trace(GOOD + "\n\nQuestion: 1 + 1 = 3\nFinal Answer: 3")
     verdict = judge(given, ASKED)
     assert (verdict.status, verdict.flags) == ("correct", ("run_on",))
     assert taught_text(given, verdict) == GOOD + "\n"
+
+
+def test_a_run_on_is_cut_off_in_every_form_in_which_it_is_found():
+    for stop in ("\n **Question 2:** 1 + 1?", "\nuser: thanks"):
+        given = trace(f"<think>hm\nQuestion: which?</think>{GOOD}{stop}\nFinal Answer: 3")
+        assert taught_text(given, judge(given, ASKED)) == f"<think>hm\nQuestion: which?</think>{GOOD}"
 
 
 def test_a_sound_trace_is_taught_byte_for_byte():

@@ -1,6 +1,7 @@
 """``cotdistill verify``: any file of traces in, one verdict a trace out, nothing lost and nothing trusted."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,32 @@ def verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 A, B = "What is 6 * 6?", "What is 7 * 7?"
 RIGHT = "6 * 6 = 36.\nFinal Answer: 36"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [([1, 2, 3], "its `answer` is neither text nor a number"), ({"a": 1}, "its `answer`"), ("5 + 5 = 10 ####", "after the last '####'")],
+)
+def test_a_gold_that_cannot_be_used_is_refused_and_not_ignored(verify, answer, reason):
+    write(Path("t.jsonl"), made(B, RIGHT), made(A, "Final Answer: 1, 2, 4", answer=answer))
+    with pytest.raises(DataError, match=r"t\.jsonl:2: not a trace: .*" + re.escape(reason)):
+        verify()
+
+
+def test_questions_without_a_trace_and_traces_without_gold_are_told(verify):
+    write(Path("t.jsonl"), made(A, RIGHT), made(B, RIGHT))
+    write(Path("q.jsonl"), {"question": "What is 8 * 8?", "answer": "64"}, {"question": A, "answer": "36"})
+    summary, statuses = verify("--questions", "q.jsonl")
+    assert statuses == ["correct", "unchecked"]
+    assert [summary[key] for key in ("questions", "questions_with_traces", "traces_without_gold")] == [2, 1, 1]
+    words = ["verify", "--traces", "t.jsonl", "--questions", "q.jsonl", "--output", "v.jsonl"]
+    assert "1 of 2 questions have a trace; 1 traces have no gold\n" in CliRunner().invoke(app, words).stdout
+
+
+def test_half_a_character_is_named_and_not_called_a_cut_line(verify):
+    Path("t.jsonl").write_text('{"question": "Q?", "reasoning": "36 \\ud800"}\n')
+    with pytest.raises(DataError, match="ud800 is half a character"):
+        verify()
 
 
 def test_a_hand_made_file_needs_only_question_and_reasoning_or_cot(verify):

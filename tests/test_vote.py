@@ -1,5 +1,7 @@
 """Where nobody knows the answer, the majority of a teacher's samples decides."""
 
+import time
+
 import pytest
 
 from cotdistill.question import Question
@@ -32,6 +34,12 @@ def test_the_majority_agrees_and_the_rest_disagrees_with_shares_recorded():
 )
 def test_a_tie_or_a_mere_plurality_keeps_none(texts):
     assert {status for status, _ in votes(*texts)} == {"disagrees"}
+
+
+def test_four_hundred_different_answers_are_counted_in_a_moment():
+    start = time.thread_time()
+    assert {status for status, _ in votes(*(f"{n} apples" for n in range(400)))} == {"disagrees"}
+    assert time.thread_time() - start < 0.5
 
 
 @pytest.mark.parametrize(

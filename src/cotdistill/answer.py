@@ -70,9 +70,9 @@ def find_answer(
             patience -= 1
             continue
         answer = Answer(marked[:limit] if status != "no_answer" else "", asked, value, status, "marker", flags)
-        if not (soft and kind == "auto" and asked == "text"):
+        if not (soft and (marked[:4].lower() == "not " or (kind == "auto" and asked == "text"))):
             return answer
-        spare = spare or answer  # "Final Answer: 36. The answer is plausible."
+        spare = spare or answer  # "Final Answer: 36. The answer is plausible.", or "... is not 35."
     if spare is not None:
         return spare
     asked = kind
@@ -133,14 +133,15 @@ _PROSE = re.compile(r"(?:\S+\s+){4}|\b(?:is|are|was|were|gives|get|so|it|i|this|
 
 def _fallback(text: str, kind: str, choices: Sequence[str] | None, flags: tuple[str, ...]) -> Answer:
     bare = cleaned(text.strip())
-    if "\n" not in bare and len(bare) <= 80 and not (_LISTED if kind == "list" else _PROSE).search(bare):
+    fits = "\n" not in bare and len(bare) <= 80 and not (_LISTED if kind == "list" else _PROSE).search(bare)
+    if fits and (kind != "number" or kinds.LEADS_WITH_NUMBER.match(bare)):
         status, value = kinds.read(bare, kind, choices)
         if status == "found":
             return Answer(bare, kind, value, status, "bare", flags)
-    written, source = last_answer(plain(text), kind, choices)
+    written, source, doubtful = last_answer(plain(text)[-MAX_TEXT:], kind, choices)
     if not written:
         return Answer("", kind, flags=flags)
-    status, value = kinds.read(written, kind, choices)
+    status, value = ("ambiguous", None) if doubtful else kinds.read(written, kind, choices)
     if value is None:
         return Answer("" if status == "no_answer" else written, kind, None, status, "", flags)
     return Answer(written, kind, value, status, source, flags)

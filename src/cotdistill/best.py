@@ -9,7 +9,7 @@ gone on with knows what it knew at that step, no more and no less.
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Best(TrainerCallback):
         self._weights: dict[str, torch.Tensor] = {}
         self.history: list[tuple[int, float]] = []
         """(optimizer step, nats per answer token)."""
+        self.log: Callable[[dict[str, float]], None] = lambda values: None
 
     @property
     def step(self) -> int | None:
@@ -80,6 +81,9 @@ class Best(TrainerCallback):
             return
         nats = here().told(round(self._measure(model) * 1e6)) / 1e6
         self.history.append((state.global_step, nats))
+        due = control.should_log
+        self.log({"eval_loss": nats})
+        control.should_log = due  # the Trainer takes this for the log of the step
         if self.step == state.global_step:
             self._weights = {name: _whole(value).clone() for name, value in _trained(model).items()}
         control.should_training_stop = control.should_training_stop or self.used_up

@@ -12,3 +12,4 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Dropout = Annotated[float, Meta(ge=0, lt=1)]
 Temperature = Annotated[float, Meta(ge=0, le=100)]
 Length = Annotated[int, Meta(ge=2, le=2**31 - 1)]  # a token of the prompt and one to learn
+PlanQuestions = Annotated[int, Meta(ge=20, le=50)]  # fewer say too little, more cost what a run does

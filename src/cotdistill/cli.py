@@ -1,6 +1,7 @@
 """The command line: ``cotdistill COMMAND``, and one entry point for each of the scripts.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 the gate said no,
+130 interrupted.
 """
 
 import logging
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cotdistill import __version__
-from cotdistill.commands import evaluate, export, generate, inspect, models, runs, train, verify
+from cotdistill.commands import evaluate, export, generate, inspect, models, plan, runs, train, verify
 from cotdistill.disk import cannot
 from cotdistill.errors import CotdistillError
 from cotdistill.interrupt import EXIT_CODE, INTERRUPTED, stop_in_time
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings=SETTINGS, no_args_is_help=True, **PLAIN,
     help="Chain-of-thought distillation: questions and a teacher in, a measurably better student out.",
 )  # fmt: skip
+app.command()(plan.plan)
 app.command()(runs.run)
 app.command()(generate.generate)
 app.command()(verify.verify)
@@ -39,6 +41,7 @@ app.command()(export.export)
 app.command()(inspect.status)
 app.command()(inspect.diff)
 app.command()(runs.report)
+app.command()(runs.compare)
 app.command()(runs.view)
 app.command()(runs.chat)
 app.add_typer(models.app, name="models")

@@ -21,10 +21,12 @@ from cotdistill.verdict import Verdict
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """``pairs`` are ``(trace id, question, text to learn)``; ``counts`` are the traces by status."""
+    """``pairs`` are ``(trace id, question, text to learn)``, ``labels`` the same with the final line alone as text;
+    ``counts`` are the traces by status."""
 
     pairs: list[tuple[str, Question, str]]
     counts: dict[str, int]
+    labels: list[tuple[str, Question, str]]
 
 
 def load_dataset(
@@ -48,6 +50,7 @@ def load_dataset(
                 verdicts |= {verdict.trace_id: verdict for verdict in judged}
     traces = [trace for _, trace in sorted(placed, key=lambda item: item[0])]
     pairs = list(teaching_pairs(questions, traces, verdicts.values(), target))
+    labels = list(teaching_pairs(questions, traces, verdicts.values(), "answer"))
     # Judged here, without the gold that the verdicts were made with, a wrong trace would pass for unchecked.
     statuses = [verdicts[trace.id].status if trace.id in verdicts else "without a verdict" for trace in traces]
-    return Dataset(pairs[:limit], dict(Counter(statuses)))
+    return Dataset(pairs[:limit], dict(Counter(statuses)), labels[:limit])

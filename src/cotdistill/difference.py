@@ -94,7 +94,7 @@ def _settings(manifest: Manifest) -> dict[str, Any]:
     settings: dict[str, Any] = dict(recipe) if isinstance(recipe, dict) else {}
     settings.pop("name", None)
     for name, stage in manifest.stages.items():
-        if name == "questions":
+        if name in ("questions", "plan"):
             continue  # the recipe says it, and ``inputs`` what was in its files
         made: dict[str, Any] = dict(stage.settings)
         made |= made.pop(name, {})  # ``train.train.seed`` is the recipe's ``train.seed``

@@ -31,3 +31,9 @@ class ResumeError(CotdistillError):
 
 class TrainingError(CotdistillError):
     """Training could not go on honestly: nothing to learn from, a loss that is NaN or exactly zero."""
+
+
+class NotWorthIt(CotdistillError):
+    """The plan of a recipe found that its run cannot help; the exit code is that of a gate that says no."""
+
+    exit_code = 3

@@ -8,16 +8,17 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.disk import write_atomic
-from cotdistill.engines import Engine, EngineName, Sampling
+from cotdistill.engines import Engine, EngineName
 from cotdistill.engines.opening import find_gguf, open_engine, opened_late
 from cotdistill.errors import SetupError
 from cotdistill.lock import locked
 from cotdistill.machine import versions
 from cotdistill.manifest import Manifest, input_of
+from cotdistill.overlap import refuse_shown
 from cotdistill.prediction import Prediction
-from cotdistill.prompt import SYSTEM_PROMPT
+from cotdistill.prompt import SYSTEM_PROMPT, Shot
 from cotdistill.question import Question, check_golds, load_questions
-from cotdistill.recipe import Generate, Models
+from cotdistill.recipe import Evaluate, Generate, Models
 from cotdistill.report import Facts, build_report, to_json
 from cotdistill.score import metrics
 from cotdistill.server import Server
@@ -27,12 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class Contestant(msgspec.Struct, frozen=True):
-    """A model that is asked: its name in the table, its path or catalogue name, its adapter, its file."""
+    """A model that is asked: its name in the table, its path or catalogue name, its adapter, its file; and, where it
+    is not asked as all the others are, its system prompt and worked examples."""
 
     name: str
     model: str
     adapter: Path | None
     file: Path
+    system_prompt: str | None = None
+    shots: tuple[Shot, ...] = ()
 
 
 def evaluate_all(
@@ -41,6 +45,8 @@ def evaluate_all(
     output_file: Path,
     *,
     max_new_tokens: int,
+    temperature: float = 0.0,
+    num_samples: int = 1,
     batch_size: int,
     engine: EngineName,
     server: Server | None = None,
@@ -65,12 +71,14 @@ def evaluate_all(
     system = system_prompt if system_prompt is not None else _system_prompt(contestants)
     record = output_file.with_name(f"{output_file.stem}.manifest.json")
     answers: dict[str, list[Prediction]] = {}
-    sampling = Sampling(max_new_tokens=max_new_tokens)
+    sampling = Evaluate(max_new_tokens=max_new_tokens, num_samples=num_samples, temperature=temperature).sampling
+    for one in contestants:
+        refuse_shown(one.shots, everything, "--few_shot")
 
-    def open_teacher(model: str, server: Server | None = None) -> Engine:
+    def open_teacher(model: str, shots: Sequence[Shot], server: Server | None = None) -> Engine:
         models = Models(model, "", engine, trust_remote_code, load_in_4bit, server)
         asked = Generate(system_prompt=system, sampling=sampling)
-        return teacher_engine(models, batch_size, questions, asked, (), device_map)
+        return teacher_engine(models, batch_size, questions, asked, shots, device_map)
 
     def open_student(model: str, adapter: Path | None) -> Engine:
         return open_engine(
@@ -87,7 +95,7 @@ def evaluate_all(
             any_engine = is_teacher or (one.adapter is None and find_gguf(one.model) is not None)
             open_it = partial(open_student, one.model, one.adapter)
             if any_engine:
-                open_it = partial(open_teacher, one.model, its_server)
+                open_it = partial(open_teacher, one.model, one.shots, its_server)
             with opened_late(open_it) as open_model:
                 answers[one.name] = run_evaluate(
                     one.name,
@@ -96,8 +104,10 @@ def evaluate_all(
                     manifest,
                     model=identify(one.model, gguf=is_teacher and engine != "transformers", server=its_server),
                     adapter=one.adapter,
-                    system_prompt=system,
+                    system_prompt=system if one.system_prompt is None else one.system_prompt,
+                    shots=one.shots,
                     sampling=sampling,
+                    num_samples=num_samples,
                     batch_size=batch_size,
                     open_model=open_model,
                     server=its_server,

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -16,13 +17,18 @@ IGNORE = -100
 """The label that the loss skips (torch's convention)."""
 
 
-class Example(msgspec.Struct, frozen=True):
+Task = Literal["reasoning", "label"]
+"""What a row teaches: to reason, or to answer at once (``step_by_step``)."""
+
+
+class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     """``input_ids`` is prompt, answer and end-of-turn token; the first ``prompt_length`` ids are not trained."""
 
     trace_id: str
     question_id: str
     input_ids: list[int]
     prompt_length: int
+    task: Task = "reasoning"
 
     @property
     def labels(self) -> list[int]:
@@ -43,15 +49,20 @@ class Examples(msgspec.Struct, frozen=True):
 
 
 def build_example(
-    template: ChatTemplate, question: Question, answer: str, *, system: str, trace_id: str
+    template: ChatTemplate, question: Question, answer: str, *, system: str, trace_id: str, task: Task = "reasoning"
 ) -> Example:
     """Encode one question and the text the student shall write for it."""
     prompt = template.prompt_ids(messages_for(question, system))
-    return Example(trace_id, question.id, prompt + template.answer_ids(answer), len(prompt))
+    return Example(trace_id, question.id, prompt + template.answer_ids(answer), len(prompt), task)
 
 
 def build_examples(
-    template: ChatTemplate, pairs: Iterable[tuple[str, Question, str]], *, system: str, max_length: int
+    template: ChatTemplate,
+    pairs: Iterable[tuple[str, Question, str]],
+    *,
+    system: str,
+    max_length: int,
+    task: Task = "reasoning",
 ) -> Examples:
     """Encode ``(trace id, question, text)`` triples. What exceeds ``max_length`` ids is dropped and counted,
     never cut: a cut answer teaches the student to stop in mid-thought.
@@ -61,7 +72,7 @@ def build_examples(
     kept: list[Example] = []
     too_long: list[int] = []
     for trace_id, question, answer in pairs:
-        example = build_example(template, question, answer, system=system, trace_id=trace_id)
+        example = build_example(template, question, answer, system=system, trace_id=trace_id, task=task)
         if len(example.input_ids) <= max_length:
             kept.append(example)
         else:

@@ -25,6 +25,7 @@ HARMLESS: Mapping[str, str] = {
     "output_file": "the manifest lies beside it",
     "output_dir": "as output_file",
     "compare_base": "one more model, with a file of its own",
+    "baseline": "as compare_base",
     "base_url": "which machine serves the model, which is known by its name",
     "concurrency": "how many requests are in flight at once",
     "timeout": "how long to wait for a server; a row that timed out is asked again",
@@ -36,6 +37,8 @@ HARMLESS: Mapping[str, str] = {
     "price_completion": "as price_prompt",
     "title": "a heading of the report",
     "quiet": "what is shown on the terminal",
+    "report_to": "who else is told of the loss; it is the same loss",
+    "dry_run": "nothing is trained",
     "overwrite": "how this process began",
     "break_lock": "as overwrite",
 }

@@ -42,6 +42,8 @@ class Tally:
         self.contaminated: list[Hit] = []  # questions of traces that were removed
         self.overlapping: list[Hit] = []  # questions kept though they share a run of words with the test set
         self.disagreements = 0
+        self.questions_with_traces = 0  # of the questions that were given
+        self.traces_without_gold = 0
 
     @property
     def teach(self) -> int:
@@ -57,6 +59,8 @@ class Tally:
             "contaminated": self.contaminated,
             "overlapping": self.overlapping,
             "disagreements": self.disagreements,
+            "questions_with_traces": self.questions_with_traces,
+            "traces_without_gold": self.traces_without_gold,
         }
 
 
@@ -71,6 +75,8 @@ def judge_file(
     with tempfile.TemporaryFile() as spool:  # a trace may wait for one of a question that is still to come
         starts = array("Q", bytes(8 * len(traces)))
         for group in traces.groups():
+            tally.questions_with_traces += traces.knows(group.question)
+            tally.traces_without_gold += len(group.traces) if group.question.gold is None else 0
             hit = _hit(group.question, contamination, settings, tally)
             question = _with_kind(group.question, settings)
             verdicts = judge_question(question, group.traces, settings, hit=hit)

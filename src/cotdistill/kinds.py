@@ -9,14 +9,15 @@ frozenset where order does not count) or a normalised string. Nothing is evaluat
 """
 
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
+from cotdistill.doubt import denied, moved
 from cotdistill.moment import dates_in, is_date, is_time, times_in
 from cotdistill.plain import plain
 from cotdistill.quantity import Quantity, Status, read_number
+from cotdistill.short_text import normal_text, read_text
 from cotdistill.units import units_clash
 
 Value: TypeAlias = "Quantity | str | bool | tuple[Value, ...] | frozenset[Value]"
@@ -50,13 +51,13 @@ def _kind(gold: str) -> str:
     if _BRACKETED.fullmatch(text):
         return "list"
     status, _ = read_number(text)
-    if status in ("found", "too_complex") and (status == "too_complex" or _LEADS_WITH_NUMBER.match(text)):
+    if status in ("found", "too_complex") and (status == "too_complex" or LEADS_WITH_NUMBER.match(text)):
         return "number"
     return "list" if _separated(text) else "text"
 
 
 _BRACKETED = re.compile(r"[\[({](?=.*,|\s*[\])}]$).*[\])}]|\[.*\]|\{.*\}", re.DOTALL)
-_LEADS_WITH_NUMBER = re.compile(
+LEADS_WITH_NUMBER = re.compile(
     r"(?:[a-z]\w{0,2}\s?=\s?|about |approximately |exactly |roughly |~|≈)?[-+]?\s?[$€£¥₹]?\s?-?\.?[0-9]|"
     r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w{3,5}teen|\w{3,5}ty)(?!\w)",
     re.IGNORECASE,
@@ -67,7 +68,7 @@ def _separated(text: str) -> bool:
     if "," in text or ";" in text:
         return True
     parts = re.split(r"\s(?:and|or)\s", text)
-    return len(parts) > 1 and all(_LEADS_WITH_NUMBER.match(part) for part in parts)
+    return len(parts) > 1 and all(LEADS_WITH_NUMBER.match(part) for part in parts)
 
 
 def read(text: str, kind: str, choices: Sequence[str] | None = None) -> "Reading":
@@ -83,6 +84,8 @@ def read(text: str, kind: str, choices: Sequence[str] | None = None) -> "Reading
     if kind == "number":
         return read_number(text)
     text = plain(text).strip()
+    if len(text) > (MAX_LIST if kind == "list" else MAX_ANSWER):
+        return "too_complex", None  # characters that stand for many
     if kind == "choice":
         return _read_choice(text, choices)
     if kind == "boolean":
@@ -90,8 +93,18 @@ def read(text: str, kind: str, choices: Sequence[str] | None = None) -> "Reading
     if kind == "list":
         return _read_list(text)
     if kind == "text":
-        return _read_text(text)
-    return _one({value for value, _, _ in (dates_in(text) if kind == "date" else times_in(text))})
+        return read_text(text)
+    moments = dates_in(text) if kind == "date" else times_in(text)
+    if any(moved(text, start, end) for _, start, end in moments):
+        return "ambiguous", None
+    return _one_of(text, moments)
+
+
+def _one_of(text: str, found: list[tuple[str, int, int]]) -> "Reading":
+    """The one value among those found, unless the text denies one."""
+    if any(denied(text, start, end) for _, start, end in found):
+        return "ambiguous", None
+    return _one({value for value, _, _ in found})
 
 
 def _one(values: Collection[str | bool]) -> "Reading":
@@ -111,13 +124,19 @@ _OR = re.compile(r"\s?(?:or|and|/)\s?(?:yes|no|true|false)", re.IGNORECASE)
 
 def _read_boolean(text: str) -> "Reading":
     if first := _BOOLEAN_FIRST.match(text):
-        if _OR.match(text, first.end()):
+        if _OR.match(text, first.end()) or (first[1] and denied(text, first.start(1), first.end(1))):
             return "ambiguous", None
         return "found", (first[1] or first[2]).lower() in ("yes", "true")
     matches = list(BOOLEAN.finditer(text))
-    if any(re.search(r"(?:\bnot|n't)\s(?:necessarily\s)?$", text[: m.start()]) for m in matches):
+    if any(boolean_denied(text, *m.span()) for m in matches):
         return "ambiguous", None
     return _one({m[1].lower() in ("yes", "true") for m in matches})
+
+
+def boolean_denied(text: str, start: int, end: int) -> bool:
+    """Whether the yes or no at ``text[start:end]`` is denied: "not true", but not "it is not heads up, no"."""
+    comma = text.rfind(",", max(0, start - 200), start) + 1
+    return denied(text[comma : end + 200], start - comma, end - comma)
 
 
 # --- one of several choices
@@ -149,6 +168,8 @@ def _read_choice(text: str, choices: Sequence[str] | None) -> "Reading":
         rest = text[first.end() :].strip()
         named = {chr(65 + i) for i, option in enumerate((choices or ())[:26]) if rest and _same_option(rest, option)}
         others = {letter for letter, _, _ in letters_in(rest, count)} if len(rest) < 12 else set()
+        if denied(text, *first.span()):
+            return "ambiguous", None
         agreed = (named or {first[1].upper()}) & ({first[1].upper()} if not others - {first[1].upper()} else set())
         return _one(agreed) if agreed else ("ambiguous", None)
     if same:
@@ -156,20 +177,27 @@ def _read_choice(text: str, choices: Sequence[str] | None) -> "Reading":
         other = prefix and prefix[0].strip("(). :").upper() not in same and not _written_in(text, choices or ())
         return ("ambiguous", None) if other else _one(same)
     if choices and (inside := _options_inside(text, choices)):
+        places = [text.lower().find(_bare_option(choices[ord(letter) - 65]).lower()) for letter in inside]
+        if any(denied(text, place if place >= 0 else len(text), len(text)) for place in places):
+            return "ambiguous", None
         return _one(inside)
-    return _one({letter for letter, _, _ in letters_in(text, count)})
+    return _one_of(text, letters_in(text, count))
 
 
 def _written_in(text: str, choices: Sequence[str]) -> bool:
     return text.casefold() in (option.strip().casefold() for option in choices)
 
 
+def _bare_option(option: str) -> str:
+    return _OPTION_PREFIX.sub("", option.strip(), count=1)
+
+
 def _same_option(text: str, option: str) -> bool:
-    option = _OPTION_PREFIX.sub("", option.strip(), count=1)
+    option = _bare_option(option)
     wanted = normal_text(option)
     if wanted and normal_text(text) == wanted:
         return True
-    if not _LEADS_WITH_NUMBER.match(text) or not _LEADS_WITH_NUMBER.match(plain(option)):
+    if not LEADS_WITH_NUMBER.match(text) or not LEADS_WITH_NUMBER.match(plain(option)):
         return False
     (_, a), (_, b) = read_number(text), read_number(option)
     return a is not None and b is not None and same_value(a, b)
@@ -177,46 +205,9 @@ def _same_option(text: str, option: str) -> bool:
 
 def _options_inside(text: str, choices: Sequence[str]) -> set[str]:
     padded = f" {normal_text(text)} "
-    wanted = {chr(65 + i): normal_text(_OPTION_PREFIX.sub("", c, count=1)) for i, c in enumerate(choices[:26])}
+    wanted = {chr(65 + i): normal_text(_bare_option(c)) for i, c in enumerate(choices[:26])}
     inside = {letter: option for letter, option in wanted.items() if option and f" {option} " in padded}
     return {a for a, x in inside.items() if not any(x != y and f" {x} " in f" {y} " for y in inside.values())}
-
-
-# --- text
-
-_QUOTED = re.compile(r'"([^"\n]{1,200})"|(?<![\w\'])\'([^\'\n]{1,200})\'(?![\w\'])|`([^`\n]{1,200})`')
-_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*|__([^_\n]{1,200})__")
-_LEAD = re.compile(r"(?:so |thus |therefore |hence )?,?\s?(?:it is |it's |(?:the|my|our)\s(?:[\w-]{1,20}\s){0,3}?"
-                   r"(?:answer|result|word|string|name|letters?|concatenation|output|spelling|day|month|order|relationship)"
-                   r"(?:\s[\w-]{1,20}){0,6}?\s(?:is|are|would be|becomes)\s?:?\s)", re.IGNORECASE)  # fmt: skip
-_MARKS = re.compile(r"(?<![0-9])[.,:/](?=.)|[.,:/](?![0-9])|[;!?\"`()\[\]{}*_…$\\|—<>]|"
-                    r"-(?![0-9])|(?<=\w)-|(?<!\w)'|'(?!\w)")  # fmt: skip
-_ARTICLES = {"a", "an", "the"}
-
-
-def quoted_in(text: str) -> list[str]:
-    """What stands in quotes or backticks."""
-    return [next(g for g in m.groups() if g) for m in _QUOTED.finditer(text)]
-
-
-def bold_in(text: str) -> list[str]:
-    """What stands in Markdown bold."""
-    return [next(g for g in m.groups() if g) for m in _BOLD.finditer(text)]
-
-
-def normal_text(text: str) -> str:
-    """Case, articles, punctuation and spacing removed; marks between digits stay. Idempotent."""
-    text = unicodedata.normalize("NFKC", plain(text).casefold())
-    words = _MARKS.sub(" ", text).replace("'", "").split()
-    return " ".join([w for w in words if w not in _ARTICLES] or words)
-
-
-def _read_text(text: str) -> "Reading":
-    for spans in (quoted_in(text), bold_in(text)):
-        if len(spans) == 1:
-            text = spans[0]
-    words = normal_text(_LEAD.sub("", text, count=1) or text)
-    return ("found", words) if any(c.isalnum() for c in words) else ("no_answer", None)
 
 
 # --- lists and sets
@@ -230,6 +221,8 @@ _LIST_LEAD = re.compile(r"[^,;:\[]{0,120}:\s+|(?:the|my|this|so)\s[^,;]{0,100}?\
 
 def _read_list(text: str) -> "Reading":
     brackets = _BRACKETS.search(text)
+    if brackets and denied(text, *brackets.span()):
+        return "ambiguous", None
     if _SYMBOLIC.search(text) or (brackets and brackets[1] + brackets[3] in ("(]", "[)")):
         return "too_complex", None  # roots, matrices and half-open intervals are not lists of numbers
     inner = brackets[2] if brackets else _LIST_LEAD.sub("", text, count=1).strip().rstrip(".")
@@ -262,7 +255,7 @@ def _split(text: str) -> list[str]:
 
 def _element(text: str) -> "Value":
     text = text.strip(" '\"`*")
-    if _LEADS_WITH_NUMBER.match(text):
+    if LEADS_WITH_NUMBER.match(text):
         status, value = read_number(text)
         if status == "found" and value is not None:
             return value

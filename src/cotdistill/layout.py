@@ -60,7 +60,7 @@ def pack(examples: Sequence[Example]) -> Batch:
     targets: list[int] = []
     rows: list[Row] = []
     before: Example | None = None
-    for example in sorted(examples, key=lambda example: example.input_ids):
+    for example in ordered(examples):
         shared = _shared(before, example)
         own = (len(ids), len(ids) + len(example.input_ids) - shared)
         ids += example.input_ids[shared:]
@@ -72,11 +72,16 @@ def pack(examples: Sequence[Example]) -> Batch:
     return Batch(line[0], line[1], line[2], rows=tuple(rows))
 
 
+def ordered(examples: Iterable[Example]) -> list[Example]:
+    """The rows as a line holds them. Rows in this order have their answer tokens in the same order in any layout."""
+    return sorted(examples, key=lambda example: example.input_ids)
+
+
 def split(examples: Sequence[Example], most: int) -> list[list[Example]]:
     """The rows in groups of at most ``most`` tokens, a longer row alone; rows that begin alike stay together."""
     groups: list[list[Example]] = []
     room = 0
-    for example in sorted(examples, key=lambda example: example.input_ids):
+    for example in ordered(examples):
         if not groups or len(example.input_ids) > room:
             groups.append([])
             room = most

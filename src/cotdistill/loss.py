@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch.nn.functional import cross_entropy
 
-from cotdistill.chunked import nll
+from cotdistill.chunked import Term, each, nll
 from cotdistill.errors import TrainingError
 from cotdistill.example import IGNORE, Example
 from cotdistill.layout import Batch, pack, pad, split
@@ -28,10 +28,11 @@ TOLERANCE = 1e-3
 
 
 class AnswerLoss:
-    """The loss of rows under ``module``, peft's model, in the way that was chosen for it: ``with loss: ...``."""
+    """The loss of rows under ``module``, peft's model or one without an adapter, in the way that was chosen for it:
+    ``with loss: ...``."""
 
     def __init__(self, module: Any, pad_id: int, *, packed: bool, chunked: bool) -> None:
-        self._base = module.get_base_model()
+        self._base = _base(module)
         self._head = self._base.get_output_embeddings()
         self._pad_id = pad_id
         self._packed = packed
@@ -47,6 +48,21 @@ class AnswerLoss:
     def __exit__(self, *_: object) -> None:
         self._base.set_attn_implementation(self._own_attention)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The model with its own attention, in the midst of ``with loss``: for writing text."""
+        self._base.set_attn_implementation(self._own_attention)
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        device: torch.device = self._head.weight.device
+        return device
+
     @property
     def packed(self) -> bool:
         """Whether rows lie in a line, without padding."""
@@ -59,29 +75,49 @@ class AnswerLoss:
     def __call__(self, model: Any, examples: Sequence[Example]) -> torch.Tensor:
         """Summed -log p in nats over the answer tokens of the rows. ``model`` is the module, or what a launcher
         wrapped around it: the whole of it runs, because autocast and the exchange of gradients happen there."""
+        return self.tokens(model, examples).sum()
+
+    def tokens(self, model: Any, examples: Sequence[Example]) -> torch.Tensor:
+        """-log p in nats of each answer token, (n), for rows that are ``ordered`` in their order."""
+        if self._chunked:
+            return self._answers(model, examples, self._nll)[0][:, 0]
+        logits, targets = self._answers(model, examples, self._logits())
+        return cross_entropy(logits.float(), targets, reduction="none")
+
+    def each(self, model: Any, examples: Sequence[Example], term: Term, terms: int) -> torch.Tensor:
+        """What ``term`` makes of the logits at each answer token of rows that are ``ordered``: (n, terms)."""
+        if self._chunked:
+            head = self._head
+            return self._answers(model, examples, lambda h, t: each(h, head.weight, head.bias, t, term, terms))[0]
+        logits, targets = self._answers(model, examples, self._logits())
+        return term(logits.float(), targets, slice(0, len(targets)))
+
+    def _answers(
+        self, model: Any, examples: Sequence[Example], project: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``project`` (n, width) stands for the projection of the n answer tokens, and takes the way of the logits
+        out of the model; also returns the n targets."""
         device = self._head.weight.device
         batch = pack(examples) if self._packed else pad(examples, self._pad_id)
         if batch.rows:
             LINE.lay(batch.rows)
         targets = batch.targets.to(device)
         picked = targets != IGNORE
-        if self._chunked:
-            with _instead(self._head, lambda hidden: self._nll(hidden[picked], targets[picked])):
-                return _forward(model, batch, device)[0, 0, 0]
-        project = self._head.forward
-        with _instead(self._head, lambda hidden: project(hidden[picked][None])):
-            logits = _forward(model, batch, device)[0].float()
-        return cross_entropy(logits, targets[picked], reduction="sum")
+        with _instead(self._head, lambda hidden: project(hidden[picked], targets[picked])[None]):
+            return _forward(model, batch, device)[0], targets[picked]
 
     def _nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss, as (1, 1, 1): it takes the way of the logits out of the model."""
-        return nll(hidden, self._head.weight, self._head.bias, targets).reshape(1, 1, 1)
+        return nll(hidden, self._head.weight, self._head.bias, targets)[:, None]
+
+    def _logits(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        project = self._head.forward
+        return lambda hidden, _: project(hidden[None])[0]
 
 
 def choose(module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool) -> AnswerLoss:
     """The most sparing loss that agrees with the model's own logits on the two shortest rows."""
     rows = sorted(examples, key=lambda example: len(example.input_ids))[:2]
-    head = module.get_base_model().get_output_embeddings()
+    head = _base(module).get_output_embeddings()
     frozen = not any(parameter.requires_grad for parameter in head.parameters())
     with without_dropout(module), torch.no_grad():
         expected = _own_loss(module, rows, pad_id, head.weight.device)
@@ -101,6 +137,11 @@ def choose(module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool)
             how = "packed rows" if packed else "the chunked loss" if chunked else "the loss at answer positions"
             log.info("%s: not for this model (%s)", how, why)
     raise TrainingError(f"this model's loss cannot be computed: {why}; please report the model's type")
+
+
+def _base(module: Any) -> Any:
+    """The model that an adapter was put on."""
+    return module.get_base_model() if hasattr(module, "get_base_model") else module
 
 
 def _own_loss(module: Any, examples: Sequence[Example], pad_id: int, device: torch.device) -> float:

@@ -23,7 +23,7 @@ MARKERS = (
     "####",
     "\\boxed{}",
 )
-STOPS = ("\nQuestion:", "\nQ:")
+STOPS = ("\nQuestion:", "\nQ:", "\nUser:", "\nHuman:")
 MAX_TRIED = 50  # markers looked at, from the last
 # Behind these, prose is as likely as an answer ("A: Let us think"), so what cannot be read there does not count.
 _SOFT = frozenset(m for m in MARKERS if m not in ("Final Answer:", "\\boxed{}"))
@@ -35,8 +35,27 @@ def spoken(text: str, stops: tuple[str, ...] = STOPS) -> tuple[str, tuple[str, .
         text = text.rpartition("</think>")[2]
     elif "<think>" in text:
         text = text.partition("<think>")[0]  # never closed: nothing behind it was meant as an answer
-    ends = [end for end in map(text.find, stops) if end >= 0]
-    return (text[: min(ends)], ("run_on",)) if ends else (text, ())
+    end = run_on(text, stops)
+    return (text, ()) if end is None else (text[:end], ("run_on",))
+
+
+def run_on(text: str, stops: tuple[str, ...] = STOPS, start: int = 0) -> int | None:
+    """Where the first of ``stops`` begins, None if there is none. One that begins a line and ends in a colon, such
+    as "\\nQuestion:", is found in any case, indented, emphasised and numbered, too: "\\n**Question 2:**"."""
+    match = _stop_pattern(stops).search(text, start)
+    return match.start() if match else None
+
+
+@lru_cache(maxsize=64)
+def _stop_pattern(stops: tuple[str, ...]) -> re.Pattern[str]:
+    forms = []
+    for stop in stops:
+        name = stop.strip(" \n:")
+        if stop == f"\n{name}:" and name.isalpha():
+            forms.append(rf"\n[ \t>*_#]{{0,8}}(?i:{name})(?:[ ]?[0-9]{{1,3}})?[ ]?[*_]{{0,3}}[ ]?[:：]")
+        else:
+            forms.append(re.escape(stop))
+    return re.compile("|".join(forms) or r"(?!)")
 
 
 @lru_cache(maxsize=64)
@@ -91,7 +110,7 @@ def marked_in(text: str, markers: tuple[str, ...]) -> "Iterator[tuple[str, bool]
         spans = sorted(spans + [(*box, "box") for box in _boxes(text)])
     for start, end, until, what in spans[: -MAX_TRIED - 1 : -1]:
         marked = cleaned(text[end:until]) if what == "box" else _behind(text, end, until)
-        if not marked or (what != "box" and _UNCLOSED_BOX.search(marked)) or marked[:4].lower() == "not ":
+        if not marked or (what != "box" and _UNCLOSED_BOX.search(marked)) or _PLACEHOLDER.fullmatch(marked):
             continue
         if what == "hash" and _HEADING.match(marked):
             continue  # a Markdown heading
@@ -100,6 +119,10 @@ def marked_in(text: str, markers: tuple[str, ...]) -> "Iterator[tuple[str, bool]
         yield marked, what in ("soft", "hash")
 
 
+_BLANK = (r"(?:(?:insert|put|write|the|a|your|my|final|numerical|numeric|correct|chosen)\s){{{},4}}"
+          r"(?:answer|number|result|value|letter)(?: here)?")  # fmt: skip
+# "Final Answer: [your answer here]", copied from the prompt
+_PLACEHOLDER = re.compile(rf"\[{_BLANK.format(0)}\]|{_BLANK.format(1)}|(?:answer|number) here", re.IGNORECASE)
 _UNCLOSED_BOX = re.compile(r"\\boxed\s?\{(?:[^{}]|\{[^{}]{0,200}\}){0,400}$")
 
 

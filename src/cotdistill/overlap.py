@@ -2,12 +2,13 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from cotdistill.errors import DataError
 from cotdistill.plain import plain
+from cotdistill.prompt import Shot
 from cotdistill.question import Question
 
 
@@ -68,6 +69,14 @@ def runs(bare: tuple[str, ...], length: int = 8) -> Iterator[tuple[str, ...]]:
     """The runs of ``length`` words, all of a shorter question."""
     for start in range(max(1, len(bare) - length + 1)):
         yield bare[start : start + length]
+
+
+def refuse_shown(shots: Sequence[Shot], questions: Iterable[Question], file: str) -> None:
+    """Raise ``DataError`` where a worked example, of ``file``, is one of the held-out ``questions``."""
+    shown = [Question(f"example {number}", shot.question) for number, shot in enumerate(shots, 1)]
+    if both := overlap(shown, questions).exact:
+        listed = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
+        raise DataError(f"{file} shows {len(both)} of the held-out questions ({listed}); take them out of it")
 
 
 def refuse_overlap(train: Iterable[Question], test: Iterable[Question]) -> Overlap:

@@ -6,8 +6,6 @@ where it does not. Text of models and of users reaches the page through Jinja's 
 compressed data that the script puts in as text; a content security policy forbids every other script.
 """
 
-import base64
-import hashlib
 import math
 from collections import Counter
 from itertools import chain, islice
@@ -15,17 +13,15 @@ from typing import Any
 
 import msgspec
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cotdistill import browse, chart
+from cotdistill.forecast import Range
+from cotdistill.markup import environment, policy, source
 from cotdistill.model_card import shareable
 from cotdistill.report import Report
 from cotdistill.run_files import RunFiles
-from cotdistill.shown import visible
-from cotdistill.statistics import p_text
-from cotdistill.table import percent
-from cotdistill.tabular import interval
+from cotdistill.table import forgetting
 from cotdistill.verdict import TEACHES
 
 ROWS = "7_report_rows_{}.js"
@@ -51,6 +47,7 @@ class Cost(msgspec.Struct, frozen=True):
     read: int | None
     written: int | None
     seconds: float | None
+    forecast: Range | None = None
 
 
 def render(run: RunFiles, report: Report) -> Page:
@@ -68,19 +65,15 @@ def render(run: RunFiles, report: Report) -> Page:
     beside: dict[str, str] = {}
     while packed:  # each page is let go as it is wrapped: of a million traces two copies would not fit
         beside[ROWS.format(len(beside) + 2)] = f'cotdistillRows("{packed.pop(0)}");\n'
-    environment = Environment(
-        loader=PackageLoader("cotdistill"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(percent=percent, visible=visible, duration=_duration, number=_number, p_text=p_text,
-                               interval=interval)  # fmt: skip
-    style, script = (_source(environment, name) for name in ("report.css", "report.js"))
-    html = environment.get_template("report.html.j2").render(
+    templates = environment()
+    templates.filters.update(duration=_duration, number=_number)
+    style, script = (source(templates, name) for name in ("report.css", "report.js"))
+    html = templates.get_template("report.html.j2").render(
         report=report,
         run=run,
         style=Markup(style),
         script=Markup(script),
-        policy=_policy(style, script, bool(beside)),
+        policy=policy(style, script, bool(beside)),
         inline=inline,
         beside=list(beside),
         **_figures(run, report),
@@ -104,6 +97,7 @@ def _figures(run: RunFiles, report: Report) -> dict[str, Any]:
         "loss": chart.line([(step, loss) for step, loss in losses if loss is not None and math.isfinite(loss)]),
         "histograms": histograms,
         "tokens_axis": tokens_axis,
+        "forgetting": forgetting(report.transfer) if report.transfer else "",
         "limit": limit,
         "limit_at": 100 * (limit + 0.5) / (max([limit, *(item.longest for item in histograms)]) + 1),
         "traces": statuses.total(),
@@ -111,7 +105,7 @@ def _figures(run: RunFiles, report: Report) -> dict[str, Any]:
         "taught": {status: count for status, count in statuses.most_common() if status in TEACHES},
         "dropped": {status: count for status, count in statuses.most_common() if status not in TEACHES},
         "train": train,
-        "costs": _costs(run),
+        "costs": _costs(run, report),
         "money": run.manifest.facts("generate").get("money"),
         "student": shareable(models.student),
         "teacher": shareable(models.teacher),
@@ -121,34 +115,26 @@ def _figures(run: RunFiles, report: Report) -> dict[str, Any]:
     }
 
 
-def _costs(run: RunFiles) -> list[Cost]:
-    """The stages that took time, in their order."""
+def _costs(run: RunFiles, report: Report) -> list[Cost]:
+    """The stages that took time, in their order, with what the plan said they would take."""
+    planned = report.details.get("plan", {}).get("stages", [])
+    said = {stage["stage"]: msgspec.convert(stage["seconds"], Range) for stage in planned}
     facts = run.manifest.facts("generate")
-    costs = [_cost("teacher’s traces", facts, facts.get("prompt_tokens"), facts.get("completion_tokens"))]
-    facts = run.manifest.facts("train")
-    costs.append(_cost("training", {**facts, "rows": facts.get("examples")}, facts.get("tokens"), None))
+    read, written = facts.get("prompt_tokens"), facts.get("completion_tokens")
+    costs = [_cost("teacher’s traces", facts, read, written, said.get("generate"))]
+    facts = {**run.manifest.facts("train"), "rows": run.manifest.facts("train").get("examples")}
+    costs.append(_cost("training", facts, facts.get("tokens"), None, said.get("train")))
     for part, answered in (("", run.predictions), ("unseen/", run.unseen_predictions)):
         for name, rows in answered.items():
             read, written = (sum(getattr(row, f"{kind}_tokens") for row in rows) for kind in ("prompt", "completion"))
             of = "answers, other kind" if part else "answers"
-            costs.append(_cost(f"{name}’s {of}", run.manifest.facts(f"evaluate/{part}{name}"), read, written))
+            stage = f"evaluate/{part}{name}"
+            costs.append(_cost(f"{name}’s {of}", run.manifest.facts(stage), read, written, said.get(stage)))
     return [cost for cost in costs if cost.seconds is not None]
 
 
-def _cost(stage: str, facts: dict[str, Any], read: Any, written: Any) -> Cost:
-    return Cost(stage, facts.get("rows"), read, written, facts.get("seconds"))
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
-def _policy(style: str, script: str, beside: bool) -> str:
-    """Only our own style and script, by their hashes, and the files of rows where there are any."""
-    styles, scripts = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
-    files = " 'self' file:" if beside else ""
-    return f"default-src 'none'; style-src 'sha256-{styles}'; script-src 'sha256-{scripts}'{files}; base-uri 'none'"
+def _cost(stage: str, facts: dict[str, Any], read: Any, written: Any, forecast: Range | None) -> Cost:
+    return Cost(stage, facts.get("rows"), read, written, facts.get("seconds"), forecast)
 
 
 def _duration(seconds: float | None) -> str:

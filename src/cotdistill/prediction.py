@@ -13,6 +13,7 @@ import msgspec
 from cotdistill.asking import record, row_id
 from cotdistill.engines import Completion, Engine, Finish, Sampling
 from cotdistill.grade import grade
+from cotdistill.prompt import Shot
 from cotdistill.question import Question
 from cotdistill.symbolic import same_symbolic
 
@@ -51,14 +52,16 @@ def predict(
     path: Path,
     *,
     system: str,
+    shots: Sequence[Shot] = (),
     sampling: Sampling,
+    num_samples: int = 1,
     show: Callable[[Prediction], None] = lambda prediction: None,
 ) -> None:
     """Ask a model every question and append its graded answers to ``path``; rows already there are kept."""
     record(
         engine, questions, path, Prediction, key=lambda row: row.id, asked=lambda row: (row.question_id, row.question),
         make=lambda question, sample, _, completion: graded(question, sample, completion),
-        system=system, sampling=sampling, show=show,
+        system=system, shots=shots, sampling=sampling, num_samples=num_samples, show=show,
     )  # fmt: skip
 
 

@@ -20,6 +20,9 @@ SYSTEM_PROMPT = (
     "Then end with one line: Final Answer: <answer>"
 )
 
+LABEL_PROMPT = "Give the answer alone, without any reasoning, in one line: Final Answer: <answer>"
+"""The task of the students that also learn to answer at once (``step_by_step``)."""
+
 
 class Shot(msgspec.Struct, frozen=True):
     """A worked example: ``{"question": "...", "reasoning": "...\\nFinal Answer: 12"}``."""

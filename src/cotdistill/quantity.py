@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from cotdistill.doubt import altered, denied
+from cotdistill.doubt import altered, denied, unequal
 from cotdistill.plain import plain
 from cotdistill.units import PARTS, unit_after
 
@@ -46,7 +46,7 @@ NUMBER = re.compile(
 )
 _SIMPLE = re.compile(r"\s*(-?[0-9]{1,15}(?:\.[0-9]{1,6})?)\.?\s*")  # most answers: skip the long way
 _PERCENT = re.compile(r"[ ]?(%|percent(?:age)?(?![a-z])|per cent(?![a-z]))", re.IGNORECASE)
-_SCALE = re.compile(r"(?:[ -]?(hundred|thousand|million|billion|trillion)(?![a-z])|([kK])(?![a-zA-Z]))", re.IGNORECASE)
+_SCALE = re.compile(r"[ -]?(hundred|thousand|million|billion|trillion)(?!-?[a-z])|k(?![a-z])", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?![hmgslk])[a-z]")  # "2x", but "2h" is a unit
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)(?![a-z])", re.IGNORECASE)
 _POWERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -54,10 +54,13 @@ _SPACED = re.compile(r"[^0-9]*(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?(
 
 # Signs of algebra in a text whose quantities have been replaced by "#".
 _EXPRESSION = re.compile(
-    r"\\[a-zA-Z]|√|π|∞|[<>≤≥≠]|!=|(?<![a-z])(?:sqrt|pi|log|ln|sin|cos|tan)(?![a-z])|#\s?(?:\^|\*\*|[+](?!\+))|[0-9)]\s?!(?!=)"
+    r"\\[a-zA-Z]|√|π|∞|[<>≤≥≠]|!=|(?<![a-z])(?:sqrt|pi|log|ln|sin|cos|tan)(?![a-z])|#\s?(?:\^|\*\*|[+](?!\+))"
     r"|#\s?[*/]\s?[\w(]|[\w)]\s?[*/^]\s?#|[+*/^-]\s?[a-z](?![a-z])|(?<![a-z])[a-z]\s?[+*/^-]|[+*/^]\s?\(|\)\s?[+*/^]|#\s?\(#",
     re.IGNORECASE,
 )
+_FACTORIAL = re.compile(r"(?<=[0-9)])\s?!(?!=)")
+_POWER_OF_TEN = re.compile(r"(?<![\w.^*/])(?<![*x/]\s)(?<!\^\()10\^[({]?([-+]?[0-9]{1,3})[)}]?(?!\s?[0-9.^*!])")
+UNREAD_DIGIT = re.compile(r"(?<![\w^])[0-9]")
 _REASON = re.compile(r"[,(]?\s(?:because|since)\s", re.IGNORECASE)
 _CONCLUSION = re.compile(r"(?:^|[\s,;])(?:so|thus|hence|therefore)[\s,:]", re.IGNORECASE)
 _CLAUSE = re.compile(r",\s|;|\sand\s|\sor\s", re.IGNORECASE)
@@ -83,10 +86,12 @@ def read_number(text: str) -> tuple[Status, Quantity | None]:
     text = _REASON.split(text, maxsplit=1)[0]
     if len(text) < 200 and _SPACED.fullmatch(text):
         text = re.sub(r"(?<=[0-9]) (?=[0-9]{3})", "", text)
+    if "10^" in text:
+        text = _POWER_OF_TEN.sub(r"1e\1", text)
     if equals := _EQUALS.search(text):
         if _ALGEBRA.search(text[: equals.start()]):
             return "too_complex", None
-        if denied(text, equals.start(), len(text)):
+        if unequal(text, equals.start()):
             return "ambiguous", None
     status, value = _one_number(_right_sides(text) or text)
     if status == "no_answer":
@@ -106,25 +111,26 @@ def _right_sides(text: str) -> str | None:
 
 def _one_number(text: str) -> tuple[Status, Quantity | None]:
     found: list[tuple[Quantity, int, int]] = []
+    doubtful = False
     for match in NUMBER.finditer(text):
         quantity, end = quantity_at(text, match)
-        if quantity is None or _VARIABLE.fullmatch(text, match.end(), end):
+        if quantity is None or _VARIABLE.fullmatch(text, match.end(), end) or _FACTORIAL.match(text, end):
             return "too_complex", None
-        before = text[: match.start()][-1:]
-        if match["sign"] and (before.isalpha() or before == ")"):
-            return "too_complex", None  # x-5, not a sign
+        if _joins(text, match):
+            return "too_complex", None
+        doubtful = doubtful or in_doubt(text, match, end)
         found.append((quantity, match.start(), end))
     ends = [0, *(end for _, _, end in found)]
     starts = [*(start for _, start, _ in found), len(text)]
     gaps = [text[end:start] for end, start in zip(ends, starts, strict=True)]
-    if _EXPRESSION.search("#".join(gaps)) or any(map(_UNREAD_DIGIT.search, gaps)):
+    if _EXPRESSION.search("#".join(gaps)) or any(map(UNREAD_DIGIT.search, gaps)):
         return "too_complex", None
     if not found:
         return _number_word(text)
     between = {gap.strip(" ()") for gap in gaps[1:-1]}
     if between & {"+", "*", "x", "X", "/"} or any(text[start] == "+" for start in starts[1:-1]):
         return "too_complex", None
-    if any(denied(text, start, end) or _is_altered(text, start, end) for _, start, end in found):
+    if doubtful:
         return "ambiguous", None
     whole = _add_parts(found, text)
     if whole is not None:
@@ -156,6 +162,27 @@ def quantity_at(text: str, match: re.Match[str]) -> tuple[Quantity | None, int]:
     return Quantity(number, unit), end
 
 
+def in_doubt(text: str, match: re.Match[str], end: int) -> bool:
+    """Whether what stands beside a number that ends, with its unit, at ``end`` makes it another number."""
+    start = match.start()
+    if match["sign"] == "-" and not _is_sign(match, text[:start].rstrip()[-1:]):
+        start += 1
+    start += text[start] == " "
+    if _joins(text, match):
+        return True
+    scale = _SCALE.match(text, match.end())
+    written = scale.end() if scale else match.end()
+    return denied(text, start, end) or altered(text, start, written, end, money=bool(match["currency"]))
+
+
+def _joins(text: str, match: re.Match[str]) -> bool:
+    """Whether the sign of a number joins it to what stands before it: x-5, tax + 5, 3 + 5."""
+    before = text[: match.start()] if match["sign"] else ""
+    if match["sign"] == "+" and (match["gap"] or before.rstrip()[-1:].isdigit()):
+        return before.rstrip()[-1:].isalnum()
+    return before[-1:].isalpha() or before[-1:] == ")"
+
+
 def _is_sign(match: re.Match[str], before: str) -> bool:
     if before.isdigit() or before in (")", "%"):
         return False  # a subtraction or a range
@@ -166,6 +193,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
     whole, frac, den = match["whole"], match["frac"] or match["bare"] or "", match["den"]
     exponent = match["e"] or match["ten"] or "0"
     digits = (whole or "").replace(",", "")
+    if match["e"] and (den or match["under"]):
+        return None  # 3/4e2
     if len(digits) + len(frac) + len(den or "") + abs(int(exponent)) > MAX_DIGITS:
         return None
     number = Fraction(f"{digits or '0'}{frac}")
@@ -193,6 +222,10 @@ def _add_parts(found: list[tuple[Quantity, int, int]], text: str) -> Quantity | 
 
 def _number_word(text: str) -> tuple[Status, Quantity | None]:
     words = list(_IN_WORDS.finditer(text))
+    for word in words:
+        end = unit_after(text, word.end())[1]
+        if denied(text, word.start(), end) or altered(text, word.start(), word.end(), end):
+            return "ambiguous", None
     values = {_WORDS[m[1].lower()] + _WORDS.get((m[2] or "").lower(), 0) for m in words}
     if len(values) != 1:
         return ("ambiguous" if values else "no_answer"), None

@@ -9,6 +9,7 @@ shape (``instruction``, ``input``, ``output``) or with chat ``messages`` are rea
 import csv
 import hashlib
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -114,7 +115,7 @@ def _rows(path: str | Path) -> Iterator[_Row]:
 
 def _json_rows(path: Path) -> Iterator[_Row]:
     decoder = msgspec.json.Decoder(dict[str, object], float_hook=_Literal)
-    where = str(path)
+    where, line = str(path), b""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -132,7 +133,16 @@ def _json_rows(path: Path) -> Iterator[_Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON object ({error}); repair or remove it") from error
+        raise DataError(f"{where}: not a JSON object ({json_fault(line, error)}); repair or remove it") from error
+
+
+_HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+
+
+def json_fault(line: bytes, error: Exception) -> str:
+    """What is wrong with a line that is not JSON; of half a character the decoder says that the line is cut."""
+    half = _HALF.search(line) if "truncated" in str(error) else None
+    return f"{half[0].decode()} is half a character" if half else str(error)
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:

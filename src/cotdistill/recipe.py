@@ -12,12 +12,12 @@ the command is started in, like every path on the command line.
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import yaml
 
-from cotdistill.bounds import Count, Dropout, Length, Positive, Rate, Seed, Share
+from cotdistill.bounds import Count, Dropout, Length, PlanQuestions, Positive, Rate, Seed, Share, Temperature
 from cotdistill.engines import EngineName, Sampling
 from cotdistill.errors import DataError, UsageError
 from cotdistill.generated import Task
@@ -28,8 +28,14 @@ from cotdistill.server import Server
 Target = Literal["reasoning", "answer"]
 """What a student learns to write: the whole trace, or its final line alone."""
 
+Baseline = Literal["zero", "few_shot", "native"]
+"""How the base is asked: as the student is, with the teacher's worked examples, or without a system prompt of ours."""
+
 Scheduler = Literal["cosine", "linear", "constant"]
 """What becomes of the learning rate after the warm-up."""
+
+Objective = Literal["sft", "step_by_step", "on_policy", "offline_kd", "reject_on_student"]
+"""What a student is trained for; see ``objectives``."""
 
 Optimizer = Literal["adamw", "adamw_8bit"]
 """``adamw_8bit`` (bitsandbytes; Dettmers et al. 2022) keeps its state in a quarter of the memory."""
@@ -128,6 +134,38 @@ class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     use_rslora: bool = False
 
 
+class OnPolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``student_share`` (lambda) of the rows are answers that the student writes, of at most ``max_new_tokens``; the
+    others are traces. ``beta``: 0 is KL(teacher || student), 1 the reverse, between them lies the generalised JSD.
+    ``top_k`` of the teacher's tokens are told apart, the others are one."""
+
+    student_share: Share = 0.5
+    beta: Share = 0.5
+    top_k: Count = 32
+    max_new_tokens: Count = 256
+
+
+class OfflineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``weight`` is the share of the loss that the teacher's stored ``top_k`` probabilities have; the traces' tokens
+    have the rest."""
+
+    weight: Rate = 0.5
+    top_k: Count = 32
+
+
+class SelfSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The student answers every training question ``num_samples`` times; its right answers teach it where no trace of
+    the teacher does, or ``alone``."""
+
+    num_samples: Count = 4
+    temperature: Temperature = 0.7
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.temperature:
+            raise ValueError("the student's own samples need a temperature above 0: greedy ones are all the same")
+
+
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to train; the defaults are those of the scripts. ``warmup_ratio`` is a share of all steps.
 
@@ -135,7 +173,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     best on them is kept. With ``patience``, training stops after so many epochs without a better one.
 
     ``target`` "answer" trains on the final line alone, without the reasoning: the arm that shows what the
-    reasoning is worth.
+    reasoning is worth. ``alpha`` is the share of the loss that ``step_by_step`` gives to the answers alone.
     """
 
     num_epochs: Positive = 3.0
@@ -152,10 +190,28 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validation: Share = 0.0
     patience: Count | None = None
     lora: Lora = Lora()
+    objective: Objective = "sft"
+    alpha: Share = 0.5
+    on_policy: OnPolicySettings = OnPolicySettings()
+    offline_kd: OfflineSettings = OfflineSettings()
+    reject_on_student: SelfSettings = SelfSettings()
 
     def __post_init__(self) -> None:
+        if self.target == "answer" and self.objective != "sft":
+            raise ValueError(f"the target answer is for the objective sft: {self.objective} is about the reasoning")
+        if self.objective == "step_by_step" and not 0 < self.alpha < 1:
+            raise ValueError("step_by_step needs an alpha between 0 and 1; at its ends one of its two tasks is missing")
         if self.patience and not self.validation:
             raise ValueError("patience needs validation, a share of the questions to try the adapter on")
+
+    @property
+    def that_count(self) -> dict[str, Any]:
+        """As plain data, without the options of objectives that were not chosen."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        unused = {"on_policy", "offline_kd", "reject_on_student"} - {self.objective}
+        unused |= {"alpha"} if self.objective != "step_by_step" else set()
+        unused |= {"objective"} if self.objective == "sft" else set()  # records from before there were others fit
+        return {key: value for key, value in plain.items() if key not in unused}
 
     def steps(self, rows: int) -> tuple[int, int]:
         """Optimizer steps of one epoch over ``rows``, and of the whole training."""
@@ -164,11 +220,33 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Greedy, one sample, the student's prompt for every model."""
+    """Greedy and once, with the student's prompt for every model; ``baselines`` are more ways to ask the base, of
+    which ``zero`` is always taken and decides. Several samples are drawn at a ``temperature``; the first decides."""
 
     max_new_tokens: Count = 256
     batch_size: Count = 32
     teacher: bool = True
+    baselines: tuple[Baseline, ...] = ("zero",)
+    num_samples: Count = 1
+    temperature: Temperature = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_samples > 1 and not self.temperature:
+            raise ValueError("num_samples > 1 needs a temperature above 0: greedy samples are all the same")
+
+    @property
+    def sampling(self) -> Sampling:
+        greedy = Sampling(max_new_tokens=self.max_new_tokens)
+        if not self.temperature:
+            return greedy
+        return msgspec.structs.replace(greedy, do_sample=True, temperature=self.temperature)
+
+
+class PlanSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A try on so many training questions before a run, which stops it where it cannot help; see ``plan``."""
+
+    skip: bool = False
+    questions: PlanQuestions = 24
 
 
 class ReportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,6 +259,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     models: Models
     questions: Questions
+    plan: PlanSettings = PlanSettings()
     generate: Generate = Generate()
     verify: Verify = Verify()
     train: TrainSettings = TrainSettings()
@@ -196,6 +275,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("num_samples > 1 needs sampling.do_sample: greedy samples are all the same")
         if sampling.do_sample and not sampling.temperature:
             raise ValueError("sampling.do_sample needs a temperature above 0")
+        if "few_shot" in self.evaluate.baselines and not self.generate.few_shot:
+            raise ValueError("the baseline few_shot needs generate.few_shot, a file of worked examples")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -224,6 +305,11 @@ def with_name(recipe: Recipe, name: str) -> Recipe:
     return decode_recipe({**msgspec.to_builtins(recipe), "name": name}, "--name")
 
 
+def without_plan(recipe: Recipe) -> Recipe:
+    """The recipe without the plan before its run."""
+    return msgspec.structs.replace(recipe, plan=msgspec.structs.replace(recipe.plan, skip=True))
+
+
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
     """The recipe with other training questions and another order of training; held-out questions stay."""
     train = msgspec.structs.replace(recipe.questions.train, seed=seed)
@@ -232,6 +318,18 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
         questions=msgspec.structs.replace(recipe.questions, train=train),
         train=msgspec.structs.replace(recipe.train, seed=seed),
     )
+
+
+def with_baselines(recipe: Recipe, baselines: str) -> Recipe:
+    """The recipe with the base asked in these ways too, ``zero,few_shot,native``. Raises ``DataError`` for others."""
+    plain = msgspec.to_builtins(recipe)
+    plain["evaluate"]["baselines"] = baselines_in(baselines)
+    return decode_recipe(plain, "--baseline")
+
+
+def baselines_in(text: str) -> list[str]:
+    """The names in ``zero,few-shot,native``, dashes as underscores."""
+    return [name.strip().replace("-", "_") for name in text.split(",") if name.strip()]
 
 
 def dump_recipe(recipe: Recipe) -> str:

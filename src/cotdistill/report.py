@@ -9,7 +9,7 @@
 Pure: lists of predictions in, frozen structs out. The denominator is the list of planned questions, so a
 row that failed, was cut off or found no answer is a wrong one, and a file that lacks rows is an error.
 The verdict rests on the lenient reading, in which a base that only lacks the format is not a straw man.
-Not covered here: several samples per question (only sample 0 counts) and several seeds.
+Of several samples per question the first counts. Several runs and seeds are ``across.py``'s.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,18 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.causes import Cause, likely_causes
 from cotdistill.errors import DataError
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
+from cotdistill.resampling import Interval, difference, gap
 from cotdistill.score import ModelScore, first_samples_of, is_correct, summarize
+from cotdistill.slices import Slice, slices
 from cotdistill.statistics import Decision, Paired, decide, gap_closed, p_text, paired
 
-FIRST_MODELS = ("base", "student", "teacher")
+FIRST_MODELS = ("base", "base_few_shot", "base_native", "student", "teacher")
+ASKED = {"base_few_shot": "asked with the worked examples", "base_native": "asked with its own default prompt"}
+"""The base's other chances."""
 
 
 class Gain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,7 +44,12 @@ class Gain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Some models on one list of questions. The paired parts need a base and a student, and gold."""
+    """Some models on one list of questions. The paired parts need a base and a student, and gold.
+
+    ``difference`` is student minus base with its bootstrap interval; ``gap_interval`` belongs to ``gap_closed`` and is
+    null where the gap may be none. ``gained`` and ``lost`` are question ids. ``against`` pairs the student with every
+    other model, which stands where the base does in ``paired``.
+    """
 
     models: dict[str, ModelScore]
     paired: Paired | None
@@ -47,6 +57,12 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     gain: Gain | None
     gap_closed: float | None
     chance_rate: float | None
+    difference: Interval | None = None
+    gap_interval: Interval | None = None
+    gained: list[str] = []
+    lost: list[str] = []
+    against: dict[str, Paired] = {}
+    slices: list[Slice] = []
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -61,7 +77,7 @@ class Report(Comparison, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The held-out comparison, the verdict on it (null without a paired part), and how it was made.
 
     ``transfer`` is the same comparison on questions from a generator that training never saw. It has no bar
-    to clear and no say in the verdict.
+    to clear and no say in the verdict. ``causes`` are the likely ones of a verdict that is not ``better``.
     """
 
     verdict: Decision | None
@@ -70,6 +86,7 @@ class Report(Comparison, frozen=True, forbid_unknown_fields=True, kw_only=True):
     versions: dict[str, str]
     recipe_sha256: str | None
     details: dict[str, Any]
+    causes: list[Cause] = []
 
 
 def compare(
@@ -90,18 +107,29 @@ def compare(
         source = f"the predictions of {name}"
         models[name] = summarize(predictions[name], ids, categories, source)
         _check_same_questions(questions, predictions[name], source)
-    base, student, teacher = (models.get(name) for name in FIRST_MODELS)
-    lenient = strict = gain = closed = None
+    base, student, teacher = (models.get(name) for name in ("base", "student", "teacher"))
+    graded = [question for question in questions if question.gold is not None]
+    ids = [question.id for question in graded]
+    rows = {name: first_samples_of(predictions[name], ids) for name in models}
+    right = {name: [is_correct(row) for row in answers] for name, answers in rows.items()}
+    lenient = strict = gain = closed = gained_share = closed_interval = None
+    gained_ids: list[str] = []
+    lost_ids: list[str] = []
     if base is not None and student is not None and base.n:
-        graded = [question.id for question in questions if question.gold is not None]
-        before, after = (first_samples_of(predictions[name], graded) for name in ("base", "student"))
-        lenient = paired([is_correct(row) for row in before], [is_correct(row) for row in after])
-        strict = paired([is_correct(row, True) for row in before], [is_correct(row, True) for row in after])
+        before, after = right["base"], right["student"]
+        lenient = paired(before, after)
+        strict = paired(*([is_correct(row, True) for row in rows[name]] for name in ("base", "student")))
+        gained_share = difference(changes(lenient))
+        changed = list(zip(ids, before, after, strict=True))
+        gained_ids = [key for key, was, now in changed if now and not was]
+        lost_ids = [key for key, was, now in changed if was and not now]
         gained = student.correct - base.correct
         gained_strict = student.correct_strict - base.correct_strict
         gain = Gain(gained_strict / base.n, gained / base.n, (gained_strict - gained) / base.n)
         if teacher is not None:
             closed = gap_closed(base.correct / base.n, student.correct / base.n, teacher.correct / base.n)
+            closed_interval = gap(before, after, right["teacher"])
+    others = [name for name in models if name not in ("base", "student")] if student is not None and graded else []
     return Comparison(
         models=models,
         paired=lenient,
@@ -109,7 +137,18 @@ def compare(
         gain=gain,
         gap_closed=closed,
         chance_rate=chance_rate,
+        difference=gained_share,
+        gap_interval=closed_interval,
+        gained=gained_ids,
+        lost=lost_ids,
+        against={name: paired(right[name], right["student"]) for name in others},
+        slices=slices(graded, right),
     )
+
+
+def changes(pair: Paired) -> dict[float, int]:
+    """The differences of the questions of a pair, counted, as ``resampling`` takes them."""
+    return {1.0: pair.only_student, -1.0: pair.only_base, 0.0: pair.both + pair.neither}
 
 
 def build_report(
@@ -135,6 +174,7 @@ def build_report(
         versions=facts.versions,
         recipe_sha256=facts.recipe_sha256,
         details=facts.details,
+        causes=likely_causes(held_out.models, held_out.paired, verdict),
     )
 
 
@@ -181,7 +221,12 @@ def _sentence(comparison: Comparison, verdict: Decision | None) -> str:
         "not_shown": ("not shown better", "base"),
         "worse": ("worse", "base"),
     }[verdict or "not_shown"]
-    return (
+    said = (
         f"The student is {outcome} than its base: {student.correct} of {student.n} against "
         f"{base.correct} of {base.n} ({p_text(comparison.paired.p_value)}); keep the {advice}."
     )
+    rivals = [name for name in ASKED if name in comparison.models and comparison.models[name].correct > student.correct]
+    for name in rivals:
+        score, pair = comparison.models[name], comparison.against[name]
+        said += f" But the base {ASKED[name]} answers {score.correct} of {score.n} ({p_text(pair.p_value)})."
+    return said

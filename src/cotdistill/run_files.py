@@ -5,16 +5,21 @@
 No model is loaded and nothing is asked again, so a report can be made anew wherever the files are.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from cotdistill.causes import Evidence, likely_causes
 from cotdistill.errors import DataError
+from cotdistill.forecast import compared
 from cotdistill.generated import chance_rate
 from cotdistill.journal import Rows, read_rows
+from cotdistill.judging import with_verdicts
 from cotdistill.manifest import Manifest, file_hash
+from cotdistill.plan import PLAN, read_plan
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, load_recipe
@@ -22,7 +27,7 @@ from cotdistill.report import FIRST_MODELS, Facts, Report, build_report, compare
 from cotdistill.score import first_samples_of, is_correct
 from cotdistill.statistics import p_text, paired
 from cotdistill.trace import Trace
-from cotdistill.verdict import Verdict
+from cotdistill.verdict import TEACHES, Verdict
 
 Predictions = dict[str, list[Prediction]]
 
@@ -84,7 +89,9 @@ def report_of(run: RunFiles) -> Report:
     if "export" in run.predictions and "student" in run.predictions:
         cost = export_cost(run.held_out, run.predictions["student"], run.predictions["export"])
         details["export"] = {"file": manifest.facts("evaluate/export").get("file"), **cost}
-    return build_report(
+    if (run.directory / PLAN).is_file() and manifest.done("plan"):
+        details["plan"] = _plan(run)
+    report = build_report(
         run.held_out,
         run.predictions,
         chance_rate=chance_rate(run.held_out),
@@ -95,6 +102,49 @@ def report_of(run: RunFiles) -> Report:
             details=details,
         ),
     )
+    if report.verdict in (None, "better"):
+        return report
+    causes = likely_causes(report.models, report.paired, report.verdict, evidence_of(run))
+    return msgspec.structs.replace(report, causes=causes)
+
+
+def evidence_of(run: RunFiles) -> Evidence:
+    """What the files of a run say about why its student may be no better than its base."""
+    limit, train = run.recipe.evaluate.max_new_tokens, run.manifest.facts("train")
+    statuses: Counter[str] = Counter()
+    longer = 0
+    for trace, verdict in with_verdicts(run.traces, run.verdicts):
+        status = verdict.status if verdict else "unchecked"
+        statuses[status] += 1
+        longer += status in TEACHES and trace.completion_tokens > limit
+    number = {key: msgspec.convert(train.get(key) or 0, int) for key in ("examples", "too_long", "steps")}
+    losses = msgspec.convert(train.get("losses") or [], list[tuple[int, float | None]])
+    return Evidence(
+        max_new_tokens=limit,
+        max_length=run.recipe.train.max_length,
+        traces=statuses.total(),
+        teach=sum(count for status, count in statuses.items() if status in TEACHES),
+        dropped={status: count for status, count in statuses.most_common() if status not in TEACHES},
+        longer=longer,
+        examples=number["examples"],
+        too_long=number["too_long"],
+        steps=number["steps"] or len(losses),
+        losses=[loss for _, loss in losses if loss is not None],
+    )
+
+
+def _plan(run: RunFiles) -> dict[str, Any]:
+    """What the plan said, and beside its forecast what each stage then took, as plain data for the report."""
+    plan = read_plan(run.directory)
+    took = {}
+    for name in run.manifest.stages:
+        facts = run.manifest.facts(name)
+        tokens = [msgspec.convert(facts.get(key) or 0, int) for key in ("prompt_tokens", "completion_tokens", "tokens")]
+        if facts.get("seconds") is not None:
+            took[name] = (msgspec.convert(facts["seconds"], float, strict=False), sum(tokens))
+    said: dict[str, Any] = msgspec.to_builtins(plan)
+    del said["forecast"]
+    return {**said, "stages": msgspec.to_builtins(compared(plan.forecast, took))}
 
 
 def export_cost(

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from cotdistill.errors import DataError
+from cotdistill.marker import spoken
 from cotdistill.prediction import Prediction
+from cotdistill.samples import majority, pass_curve
 from cotdistill.statistics import wilson
 
 Item = TypeVar("Item")
@@ -34,7 +36,11 @@ class ModelScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     where it is 0. The other counts are over all planned questions: ``truncated`` is every answer that ran
     into the token limit, ``no_answer`` every one in which even the lenient reading finds none. Tokens are
     averaged over the answers that did not fail, seconds over all; ``tokens_per_second`` counts written
-    tokens only. The interval is Wilson's, 95 %, of the lenient ``accuracy``.
+    tokens only. The interval is Wilson's, 95 %, of the lenient ``accuracy``. ``run_on`` are the answers that
+    went on after they were given: with another question, or until the limit cut them off.
+
+    All of this is of each question's first answer. Where ``samples`` answers (at least) were drawn, ``pass_at`` has
+    pass@k by k, and ``majority`` the share of questions whose most frequent answer is right (maj@k, k all answers).
     """
 
     n: int
@@ -52,6 +58,10 @@ class ModelScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds_per_question: float
     tokens_per_second: float | None
     by_category: dict[str, CategoryScore]
+    run_on: int = 0
+    samples: int = 1
+    pass_at: dict[int, float] = {}
+    majority: float | None = None
 
 
 def summarize(
@@ -73,6 +83,13 @@ def summarize(
     finished = [row for row in rows if not _failed(row)]
     tokens = sum(row.completion_tokens for row in finished)
     seconds = sum(row.seconds for row in rows)
+    drawn = _samples(predictions)
+    samples, curve, most = 1, {}, None
+    if drawn and min(map(len, drawn)) > 1:
+        marks = [[is_correct(row) for row in answers] for answers in drawn]
+        curve = pass_curve([(len(right), sum(right)) for right in marks])
+        samples = max(curve)
+        most = sum(majority(answers, right) for answers, right in zip(drawn, marks, strict=True)) / len(drawn)
     return ModelScore(
         n=n,
         ungraded=len(rows) - n,
@@ -89,6 +106,10 @@ def summarize(
         seconds_per_question=seconds / len(rows),
         tokens_per_second=_share(tokens, seconds),
         by_category=_by_category(rows, categories or {}),
+        run_on=sum(map(_runs_on, rows)),
+        samples=samples,
+        pass_at=curve,
+        majority=most,
     )
 
 
@@ -114,6 +135,19 @@ def is_correct(row: Prediction, strict: bool = False) -> bool:
 
 def _failed(row: Prediction) -> bool:
     return row.finish == "error" or row.status == "error"
+
+
+def _runs_on(row: Prediction) -> bool:
+    return "run_on" in spoken(row.response)[1] or (row.finish == "length" and row.status == "marker")
+
+
+def _samples(predictions: Sequence[Prediction]) -> list[list[Prediction]]:
+    """All answers to each question that has gold."""
+    drawn: dict[str, list[Prediction]] = {}
+    for row in predictions:
+        if row.gold is not None:
+            drawn.setdefault(row.question_id, []).append(row)
+    return list(drawn.values())
 
 
 def _share(part: float, whole: float) -> float | None:

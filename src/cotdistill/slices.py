@@ -74,5 +74,6 @@ def _lengths(questions: Sequence[Question]) -> tuple[list[str], list[str]]:
         return ["any"] * len(sizes), ["any"]
     ordered = sorted(sizes)
     first, second = ordered[len(sizes) // 3 - 1], ordered[2 * len(sizes) // 3 - 1]
-    names = [f"up to {first} characters", f"{first + 1} to {second} characters", f"over {second} characters"]
+    middle = f"{first + 1} to {second}" if second > first + 1 else f"{second}"
+    names = [f"up to {first} characters", f"{middle} characters", f"over {second} characters"]
     return [names[(size > first) + (size > second)] for size in sizes], names

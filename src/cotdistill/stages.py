@@ -17,22 +17,26 @@ from typing import Any
 import msgspec
 
 from cotdistill.asking import Account, row_id
-from cotdistill.disk import replace
+from cotdistill.disk import replace, write_atomic
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, Sampling
 from cotdistill.engines.opening import find_gguf, open_engine
 from cotdistill.errors import TrainingError
+from cotdistill.grade import grade
 from cotdistill.identity import digest, model_hash
 from cotdistill.journal import encode_row, read_rows, write_rows
 from cotdistill.judging import Tally, judge_file, watched, with_verdicts
 from cotdistill.keys import Keys
-from cotdistill.manifest import Manifest, file_hash
+from cotdistill.lint import LONGEST_ANSWER, check_packages, lint
+from cotdistill.manifest import Manifest, file_hash, input_of
+from cotdistill.plot import loss_svg
 from cotdistill.prediction import Prediction, predict
 from cotdistill.progress import Bar
-from cotdistill.prompt import Shot, user_text
+from cotdistill.prompt import LABEL_PROMPT, Shot, user_text
 from cotdistill.question import Question
 from cotdistill.ranks import here
 from cotdistill.recipe import Generate, Models, Target, TrainSettings, Verify
+from cotdistill.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.server import Server
 from cotdistill.shown import one_line
 from cotdistill.trace import Trace, teach
@@ -87,9 +91,10 @@ def run_generate(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    stage: str = "generate",
 ) -> None:
     """Traces for every question into ``path``. ``model`` is the teacher's identity, part of the settings; the
-    prices of its ``server`` give the money spent on the traces.
+    prices of its ``server`` give the money spent on the traces. ``stage`` is its name on record.
 
     ``unasked`` are the questions beyond a limit: traces of them may be there and stay. Raises ``ResumeError`` where
     there are traces of any other question.
@@ -104,25 +109,30 @@ def run_generate(
         "batch_size": settings.batch_size,
         "sampling": msgspec.to_builtins(settings.sampling),
     }
-    manifest.claim("generate", claimed, overwrite=overwrite, files=[path])
+    manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
     planned = len(questions) * settings.num_samples
     before = Account(path, Trace, Keys(question.id for question in (*questions, *unasked)))
     owed = before.owed(row_id(question.id, s) for question in questions for s in range(settings.num_samples))
-    if manifest.done("generate") and not owed:
+    if manifest.done(stage) and not owed:
         log.info("%s: all %d traces are there", path, before.rows)
         return
     engine = open_teacher()
     finishes: Counter[str] = Counter()
-    answered = 0
+    asked = {question.id: question for question in questions}
+    answered = right = 0
     try:
-        manifest.begin("generate", planned=planned, engine=_engine(engine))
-        with Bar("teacher", planned, planned - owed, quiet=quiet) as bar:
+        manifest.begin(stage, planned=planned, engine=_engine(engine))
+        with Bar("traces", planned, planned - owed, quiet=quiet) as bar:
 
             def show(trace: Trace) -> None:
-                nonlocal answered
+                nonlocal answered, right
                 finishes[trace.finish or "stop"] += 1
                 answered += bool(trace.final_answer)
-                bar.step(f"{answered} answered, {finishes['length']} cut off, {finishes['error']} failed")
+                correct = grade(trace.reasoning, trace.finish or "stop", asked[trace.question_id]).correct
+                right += bool(correct)
+                found = f"{right} of {finishes.total()} right" if correct is not None else f"{answered} answered"
+                note = f"{found}, {finishes['length']} cut off, {finishes['error']} failed"
+                bar.step(note, tokens=trace.completion_tokens)
 
             teach(
                 engine, questions, path, system=settings.system_prompt, shots=shots, sampling=settings.sampling,
@@ -133,7 +143,7 @@ def run_generate(
     after = Account(path, Trace)
     money = server.money(after.prompt_tokens, after.completion_tokens) if server else None
     manifest.finish(
-        "generate",
+        stage,
         engine=engine.describe(),
         rows=after.rows,
         errors=after.errors,
@@ -198,13 +208,21 @@ def run_train(
     system_prompt: str,
     settings: TrainSettings,
     examples_file: Path | None = None,
+    max_new_tokens: int = LONGEST_ANSWER,
+    report_to: str = "none",
     load_in_4bit: bool | None = None,
     device_map: str | None = "auto",
     trust_remote_code: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    say: Callable[[str], object] = lambda text: None,
+    labels: Sequence[tuple[str, Question, str]] = (),
+    teacher: TeacherFiles | None = None,
 ) -> dict[str, object]:
-    """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage.
+    """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage. ``labels`` are the same traces'
+    answers alone, for ``step_by_step``; ``teacher`` is who scores tokens, for the objectives that need one. ``say`` is
+    given an example before training begins; ``max_new_tokens`` is what the student's answers will be cut at;
+    ``report_to`` is a tracker.
 
     Under a launcher every process calls this, after it has joined the others; the first one keeps the manifest and
     writes, and the facts are its.
@@ -214,8 +232,13 @@ def run_train(
         if not pairs:
             raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
         ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
+        check_packages(settings, report_to)
         if ranks.first:
             local_model(student, want="hf")  # pulled and converted before the others look for it
+        if settings.objective in TOKEN_LEVEL:
+            ranks.alone(f"the objective {settings.objective}")
+            teacher = fitting(teacher, student, settings.objective, trust_remote_code=trust_remote_code)
+    labels = sorted(labels, key=lambda pair: pair[0]) if settings.objective == "step_by_step" else ()
     pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
     with ranks.together():
         claimed = {
@@ -224,8 +247,11 @@ def run_train(
             "examples": digest([[trace_id, user_text(q), text] for trace_id, q, text in pairs]),
             "load_in_4bit": load_in_4bit,
             "trust_remote_code": trust_remote_code,
-            "train": msgspec.to_builtins(settings),
+            "train": settings.that_count,
         }
+        # Only where there are any: records from before there were objectives still fit.
+        claimed |= {"labels": digest([[id_, user_text(q), text] for id_, q, text in labels])} if labels else {}
+        claimed |= {"teacher": teacher.identity} if teacher else {}
         if ranks.first:
             manifest.claim("train", claimed, overwrite=overwrite, files=[output_dir])
     ranks.alike(digest(claimed))
@@ -236,6 +262,7 @@ def run_train(
     from cotdistill.example import build_examples
     from cotdistill.hardware import place
     from cotdistill.model import load_model
+    from cotdistill.objective_choice import open_objective
     from cotdistill.training import Progress, train
 
     with ranks.together():
@@ -244,30 +271,55 @@ def run_train(
         model = load_model(local_model(student, want="hf"), placement, trust_remote_code=trust_remote_code)
         max_length = min(settings.max_length, model.context_length)
         examples = build_examples(model.template, pairs, system=system_prompt, max_length=max_length)
+        at_once = build_examples(
+            model.template, labels, system=LABEL_PROMPT, max_length=max_length, task="label"
+        ) if labels else None  # fmt: skip
+        rows = [*examples.kept, *(at_once.kept if at_once else ())]
         if examples_file and ranks.first:
-            write_rows(examples_file, examples.kept)
+            write_rows(examples_file, rows)
         if ranks.first:
+            if at_once:
+                lint(
+                    model.template, labels, at_once, settings, system=LABEL_PROMPT, max_new_tokens=max_new_tokens
+                ).stop()
+            found = lint(
+                model.template, pairs, examples, settings, system=system_prompt, max_new_tokens=max_new_tokens
+            )
+            say(f"{found.sample}\n{found.counts}")
+            found.stop()
+            for warning in found.warnings:
+                log.warning("%s", warning)
             manifest.begin("train", engine=f"transformers, {placement.numbers()}")
     if examples.too_long:
         log.warning("%d examples exceed %d tokens and were left out", len(examples.too_long), max_length)
+    objective = open_objective(
+        settings, model, rows, teacher, max_length=max_length, placement=placement, trust_remote_code=trust_remote_code,
+        quiet=quiet,
+    )  # fmt: skip
     with ranks.training(), Bar("training", 0, quiet=quiet or not ranks.first) as bar:
 
         def show(step: Progress) -> None:
             bar.total(step.steps, step.step)
-            bar.step(f"loss {step.loss:.3f}, {step.tokens_per_second:.0f} tokens/s")
+            memory = f", {step.peak_memory / 1e9:.1f} GB" if step.peak_memory else ""
+            bar.step(f"loss {step.loss:.3f}, {step.tokens_per_second:.0f} tokens/s{memory}")
 
         result = train(
-            model, examples.kept, settings, output_dir, system_prompt=system_prompt, placement=placement,
-            show=show, trust_remote_code=trust_remote_code,
+            model, rows, settings, output_dir, system_prompt=system_prompt, placement=placement,
+            objective=objective, show=show, report_to=report_to, trust_remote_code=trust_remote_code,
         )  # fmt: skip
     if not ranks.first:
         return {}
     log.info(result.targets)
+    if result.validation:
+        tried = ", ".join(f"{nats:.4f} at step {step}" for step, nats in result.validation)
+        log.info("nats a token on held-out questions: %s; step %d is kept", tried, result.best_step)
+    write_atomic(output_dir / "loss.svg", loss_svg(result.losses, "Training loss, nats per answer token").encode())
     facts: dict[str, object] = {
         **msgspec.to_builtins(result),
         "too_long": len(examples.too_long),
         "placement": placement.sentence(),
         "processes": ranks.size,
+        **({"scores": input_of(teacher.scores)} if teacher and settings.objective == "offline_kd" else {}),
     }
     manifest.finish("train", **facts)
     shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)  # optimizer state, of use to a resume only
@@ -283,7 +335,9 @@ def run_evaluate(
     model: dict[str, str],
     adapter: Path | None = None,
     system_prompt: str,
+    shots: Sequence[Shot] = (),
     sampling: Sampling,
+    num_samples: int = 1,
     batch_size: int,
     open_model: OpenEngine,
     server: Server | None = None,
@@ -293,8 +347,9 @@ def run_evaluate(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> list[Prediction]:
-    """One model's answers to every question, in ``path`` and returned in the order of the questions. ``server`` and
-    ``unasked`` are as for ``run_generate``; answers to unasked questions are not returned."""
+    """One model's answers to every question, in ``path`` and returned in the order of the questions, each question's
+    samples together. ``server`` and ``unasked`` are as for ``run_generate``; answers to unasked questions are not
+    returned."""
     stage = f"evaluate/{name}"
     claimed: dict[str, Any] = {
         "model": model,
@@ -306,32 +361,39 @@ def run_evaluate(
         "batch_size": batch_size,
         "sampling": msgspec.to_builtins(sampling),
     }
+    # Only where they are set: records from before there were any still fit.
+    claimed |= {"few_shot": digest(msgspec.to_builtins(tuple(shots)))} if shots else {}
+    claimed |= {"num_samples": num_samples} if num_samples > 1 else {}
     manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
     ids = [question.id for question in questions]
     before = Account(path, Prediction, Keys(question.id for question in (*questions, *unasked)))
-    owed = before.owed(row_id(question_id, 0) for question_id in ids)
+    planned = [(question_id, sample) for question_id in ids for sample in range(num_samples)]
+    owed = before.owed(row_id(*one) for one in planned)
     if not owed and manifest.done(stage):
-        return _answers(path, ids)
+        return _answers(path, planned)
     right = answered = 0
     engine = open_model()
-    manifest.begin(stage, planned=len(ids), engine=_engine(engine))
-    with Bar(name, len(ids), len(ids) - owed, quiet=quiet) as bar:
+    manifest.begin(stage, planned=len(planned), engine=_engine(engine))
+    with Bar(name, len(planned), len(planned) - owed, quiet=quiet) as bar:
 
         def show(row: Prediction) -> None:
             nonlocal right, answered
             answered += 1
             right += bool(row.correct)
-            bar.step(f"{right} of {answered} right" if row.correct is not None else "")
+            bar.step(f"{right} of {answered} right" if row.correct is not None else "", tokens=row.completion_tokens)
 
-        predict(engine, questions, path, system=system_prompt, sampling=sampling, show=show)
-    answers = _answers(path, ids)
+        predict(
+            engine, questions, path, system=system_prompt, shots=shots, sampling=sampling, num_samples=num_samples,
+            show=show,
+        )  # fmt: skip
+    answers = _answers(path, planned)
     prompt_tokens = sum(row.prompt_tokens for row in answers)
     completion_tokens = sum(row.completion_tokens for row in answers)
     money = server.money(prompt_tokens, completion_tokens) if server else None
     manifest.finish(
         stage,
         engine=engine.describe(),
-        rows=len(ids),
+        rows=len(planned),
         errors=sum(row.finish == "error" for row in answers),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
@@ -346,6 +408,6 @@ def _engine(engine: Engine) -> str:
     return ", ".join(filter(None, (said["engine"].partition(" ")[0], said["dtype"])))
 
 
-def _answers(path: Path, ids: Sequence[str]) -> list[Prediction]:
-    rows = {row.question_id: row for row in read_rows(path, Prediction)}
-    return [rows[question_id] for question_id in ids if question_id in rows]
+def _answers(path: Path, planned: Sequence[tuple[str, int]]) -> list[Prediction]:
+    rows = {(row.question_id, row.sample): row for row in read_rows(path, Prediction)}
+    return [rows[one] for one in planned if one in rows]

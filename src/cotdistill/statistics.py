@@ -1,4 +1,4 @@
-"""The few statistics a verdict rests on: one interval, one paired test, one rule.
+"""The few statistics a verdict rests on: one interval, one paired test, one rule, and how many questions it needs.
 
 Wilson's score interval (Wilson 1927) for a share of right answers; McNemar's test for two models that
 answered the same questions, in its exact binomial form (McNemar 1947), because the numbers of changed
@@ -15,6 +15,8 @@ import msgspec
 SIGNIFICANCE = 0.05
 Z = 1.959963984540054
 """The 0.975 quantile of the normal distribution."""
+Z_POWER = 0.8416212335729143
+"""Its 0.8 quantile."""
 
 Decision = Literal["better", "not_shown", "worse"]
 
@@ -86,6 +88,18 @@ def gap_closed(base: float, student: float, teacher: float) -> float | None:
     None where the teacher is not above the base: there is no gap then.
     """
     return (student - base) / (teacher - base) if teacher > base else None
+
+
+def questions_needed(gained: float, lost: float) -> int | None:
+    """How many questions show a gain at 0.05, two-sided, with power 0.8 (Connor 1987, with 1/|difference| more for
+    the exact test), where ``gained`` and ``lost`` are the shares of questions that change. None without a difference.
+    ``power.needed_questions`` is exact; it needs scipy, whose import would take longer than a report may.
+    """
+    changed, difference = gained + lost, abs(gained - lost)
+    if not difference:
+        return None
+    spread = math.sqrt(max(0.0, changed - difference * difference))
+    return math.ceil(((Z * math.sqrt(changed) + Z_POWER * spread) / difference) ** 2 + 1 / difference)
 
 
 def p_text(p: float) -> str:

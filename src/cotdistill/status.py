@@ -18,6 +18,7 @@ from cotdistill.errors import DataError
 from cotdistill.journal import whole_rows
 from cotdistill.lock import Holder, holder_of
 from cotdistill.manifest import Manifest, record_of
+from cotdistill.plan import BASE
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, decode_recipe
@@ -100,11 +101,16 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
     server = recipe.models.server if recipe else None
     asked = _count(directory / "1_questions.jsonl", Question)
     yield _stage("questions", manifest)
+    sample = f"evaluate/{BASE}"
+    if sample in manifest.stages:
+        answers = _rows(sample, manifest, directory / "0_plan" / "base.jsonl", None, None)
+        yield msgspec.structs.replace(answers, name="plan", done=answers.done and manifest.done("plan"))
     yield _rows("generate", manifest, directory / "2_traces.jsonl", asked * samples if asked else None, server)
     yield _verdicts(directory / "2_traces.jsonl", directory / "3_verdicts.jsonl")
     yield _train(directory / "5_adapter", manifest)
     planned = dict(_evaluations(directory, recipe))
-    others = [name for name in manifest.stages if name.startswith("evaluate/") and name not in planned]
+    shown = {*planned, sample}
+    others = [name for name in manifest.stages if name.startswith("evaluate/") and name not in shown]
     for name in (*planned, *others):
         file = manifest.output(name) or directory / "6_predictions" / f"{name.removeprefix('evaluate/')}.jsonl"
         yield _rows(name, manifest, file, planned.get(name), server if name.endswith("/teacher") else None)
@@ -114,10 +120,15 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
 def _evaluations(directory: Path, recipe: Recipe | None) -> Iterator[tuple[str, int | None]]:
     if recipe is None:
         return
+    samples = recipe.evaluate.num_samples
+    held_out = _count(directory / "1_held_out.jsonl", Question) * samples or None
     for model in ("base", "student", *(("teacher",) if recipe.evaluate.teacher else ())):
-        yield f"evaluate/{model}", _count(directory / "1_held_out.jsonl", Question) or None
+        yield f"evaluate/{model}", held_out
         if recipe.questions.unseen:
-            yield f"evaluate/unseen/{model}", _count(directory / "1_unseen.jsonl", Question) or None
+            yield f"evaluate/unseen/{model}", _count(directory / "1_unseen.jsonl", Question) * samples or None
+        if model == "base":
+            others = dict.fromkeys(way for way in recipe.evaluate.baselines if way != "zero")
+            yield from ((f"evaluate/base_{way}", held_out) for way in others)
 
 
 def _stages_of_output(path: Path, manifest: Manifest) -> Iterator[StageStatus]:
@@ -150,7 +161,8 @@ def _stage(name: str, manifest: Manifest, **more: Any) -> StageStatus:
 def _rows(name: str, manifest: Manifest, file: Path, planned: int | None, server: Server | None) -> StageStatus:
     """A stage that answers questions, one row each."""
     known = manifest.stages.get(name)
-    planned = known.planned if known and known.planned is not None else planned
+    # A plan asks the teacher a part of what the run will.
+    planned = max((n for n in (planned, known.planned if known else None) if n is not None), default=None)
     present = failed = prompt = completion = 0
     rows: Iterator[Trace | Prediction] = whole_rows(file, Trace if name == "generate" else Prediction)
     for row in rows:

@@ -6,8 +6,9 @@ A claim is an equation with a calculation on at least one side: ``3 apples + 4 a
 ``$12 x 4 = $48``, ``3/4 * 20 = 15``, chains ``2 + 3 = 5 = 10/2``, and GSM8K's ``<<16-3=13>>``. Precision comes
 first: a claim is bad only if no reasonable reading makes it true. Never bad, because not certain: roundings
 as written, sums that mix units or percents, numbers whose meaning the words before them change ("half of
-20"), algebra with letters. Not covered: claims in words ("3 plus 4 is 7"), roots, comparisons, ``≈``. Only the
-first 20,000 characters are checked.
+20"), algebra with letters. Not covered: claims in words ("3 plus 4 is 7"), roots, comparisons, ``≈``, and whatever
+stands beside a word or sign of mathematics that is not read: that is skipped. Only the first 20,000 characters are
+checked.
 """
 
 from collections.abc import Iterator
@@ -17,26 +18,41 @@ from itertools import pairwise
 import msgspec
 
 from cotdistill.claim import Claim, claims_in
-from cotdistill.expression import Exact, Item, evaluate, words_of
+from cotdistill.expression import evaluate
+from cotdistill.item import Exact, Item, words_of
 from cotdistill.units import KNOWN, singular
 
 MAX_CLAIMS = 300
+
+
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(map(singular, text.split()))
+
+
+_MONTHS = ("january february march april may june july august september october november december "
+           "jan feb mar apr jun jul aug sep sept oct nov dec")  # fmt: skip
 # Words before an expression that change what its first number means, or are followed by a mere label.
-_CHANGES = words_of(
+_CHANGES = _stems(
     "half twice double triple thrice quarter third fourth fifth sixth eighth tenth times plus minus less more than "
     "fewer dozen square root squared cubed sqrt per every over log one two three four five six seven eight nine "
     "ten eleven twelve twenty hundred thousand million step day week month year part question number no case room "
     "grade age chapter q problem equation option line group level box bus page figure table example point stage "
-    "phase round x y z n"
+    "phase round sin cos tan cot sec csc exp ln lg cbrt abs floor ceil gcd lcm max min det factorial power "
+    + _MONTHS
 )
 # "a third of 30 - 5", but "a total of 30 - 5"
-_PARTS = words_of(
+_PARTS = _stems(
     "half third quarter fourth fifth sixth seventh eighth ninth tenth percent part fraction most some one two three "
     "four multiple square root power average mean each all both out"
 )
-_BY = words_of("divide divided dividing multiply multiplied multiplying")
-_MANY = words_of("hundred thousand million billion")  # elided on one side: "16 + 12 = 28 million"
-_SCALES = words_of("dozen pair k half quarter couple") | _MANY
+_BY = _stems("divide divided dividing multiply multiplied multiplying")
+_MANY = _stems("hundred thousand million billion trillion lakh crore")  # elided on one side: "16 + 12 = 28 million"
+_SCALES = _stems("dozen pair k half quarter couple") | _MANY
+_MATHS = _stems("squared cubed root sqrt factorial permille power pi mod modulo plus minus "
+                "divided multiplied choose")  # fmt: skip
+# Behind a number these calculate on, or make it a time or a date, where 11 + 3 is 2.
+_UNREAD = _MATHS | _stems("am pm o'clock noon midnight " + _MONTHS)
+_DAY_PARTS = _stems("morning afternoon evening night")
 _VERBS = words_of("we i you get gives give is are was were have has had will equals means leaves makes")
 _DIMENSIONS = [{"second", "minute", "hour", "day", "week", "month", "year"}, {"cent", "dollar"},
                {"km", "m", "cm", "mm", "mile", "foot", "inch", "yard"}, {"kg", "g", "mg", "pound", "ounce", "ton"},
@@ -158,6 +174,12 @@ def _uncertain(claim: Claim) -> bool:
     scales = _SCALES.intersection(singular(word) for item in left for word in item.words)
     if scales or (_SCALES - _MANY).intersection(words) or any(item.words[:1] == ("of",) for item in left):
         return True
+    if _UNREAD.intersection(singular(item.words[0]) for item in (*left, *right) if item.words):
+        return True
+    if _powers_unclear(claim.left) or _powers_unclear(claim.right):
+        return True
+    if _DAY_PARTS.intersection(word for item in right for word in item.words) and _goes_round(claim):
+        return True
     if _divides_twice(claim.left) or _divides_twice(claim.right):
         return True  # 25 / 1/3
     units = {KNOWN.get(w) or w for w in words} | {KNOWN[i.currency] for i in (*left, *right) if i.currency}
@@ -179,6 +201,23 @@ def _is_prose(claim: Claim) -> bool:
     after = claim.right[-1].words
     per = next((b for a, b in pairwise(after) if a == "/"), "")
     return bool(_VERBS.intersection(said)) or any(len(w) == 1 and w not in _LETTERS for w in (*before_equals, per))
+
+
+def _powers_unclear(side: tuple[Item, ...]) -> bool:
+    """-3^2 may be 9 or -9, and 2^3^2 may be 64 or 512."""
+    signs = [item.sign for item in side]
+    chained = any(a == "^" == b for a, b in zip(signs, signs[2:], strict=False))
+    negated = any(
+        sign == "-" and signs[at + 2 : at + 3] == ["^"] and (at == 0 or side[at - 1].kind in ("operator", "("))
+        for at, sign in enumerate(signs)
+    )
+    return chained or negated
+
+
+def _goes_round(claim: Claim) -> bool:
+    """Whether the sides are one hour on a clock of twelve."""
+    left, right = evaluate(claim.left), evaluate(claim.right)
+    return left is not None and right is not None and (left - right) % 12 == 0
 
 
 def _divides_twice(side: tuple[Item, ...]) -> bool:
@@ -208,6 +247,8 @@ def _changes_meaning(claim: Claim) -> bool:
     if last.sign != "words":
         return False
     words = [singular(word) for word in last.words]
+    if words[-1] in ("from", "between", "during") and [item.sign for item in claim.left] == ["", "-", ""]:
+        return True  # "from 2010-2020 = 11 years"
     while words and words[-1] in ("the", "a", "an", "her", "his", "their"):
         if words[-2:-1] == ["to"]:
             return True  # "adds 20 to the 29 + 24"
@@ -218,4 +259,4 @@ def _changes_meaning(claim: Claim) -> bool:
         return False
     if words[-1] in ("of", "by"):
         return words[-2] in (_PARTS if words[-1] == "of" else _BY)
-    return words[-1] in _CHANGES
+    return words[-1] in _CHANGES or words[-1] in _MATHS or (len(words[-1]) == 1 and words[-1] not in ("a", "i"))

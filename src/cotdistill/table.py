@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cotdistill.report import Comparison, Report
+from cotdistill.report import ASKED, Comparison, Report
+from cotdistill.resampling import Interval
 from cotdistill.score import CategoryScore, ModelScore
-from cotdistill.statistics import Paired, p_text
+from cotdistill.statistics import SIGNIFICANCE, Paired, p_text
 
 MOST_CATEGORIES = 20
 LEGEND = (
@@ -30,10 +31,36 @@ def print_report(report: Report, console: Console) -> None:
     _print_comparison("Held-out questions", report, console)
     if report.transfer is not None:
         _print_comparison("Unseen generator (no bar, not part of the verdict)", report.transfer, console)
+        if said := forgetting(report.transfer):
+            _say(said, console)
+            console.print()
     for line in LEGEND:
         _say(line, console, style="dim")
     console.print()
+    if report.causes:
+        _say("Likely causes:", console, style="bold")
+        for cause in report.causes:
+            _say(f"- {cause.sentence}", console)
+        console.print()
     _say(report.sentence, console, style="bold")
+
+
+def forgetting(transfer: Comparison) -> str:
+    """What training did to questions of another kind, in a sentence; empty where it was not compared."""
+    pair, moved = transfer.paired, transfer.difference
+    if pair is None or moved is None:
+        return ""
+    if pair.p_value >= SIGNIFICANCE:
+        found = "Neither forgetting nor transfer is shown"
+    else:
+        found = "Transfer" if pair.only_student > pair.only_base else "Forgetting: training cost the student here"
+    return f"{found} ({points(moved)}, {p_text(pair.p_value)})."
+
+
+def points(moved: Interval, short: bool = False) -> str:
+    """``+40.0 points [+27, +51]``, without the word where ``short``."""
+    unit = "" if short else " points"
+    return f"{_points(moved.estimate)}{unit} [{100 * moved.low:+.0f}, {100 * moved.high:+.0f}]"
 
 
 def percent(share: float | None) -> str:
@@ -68,7 +95,7 @@ def _say(line: str, console: Console, style: str = "") -> None:
 
 def _model_table(models: dict[str, ModelScore]) -> Table:
     headings = ("right", "accuracy", "strict", "no\nanswer", "trunc-\nated", "tokens", "s per\nquestion")
-    table = _table("model", *headings)
+    table = table_of("model", *headings)
     for name, score in models.items():
         table.add_row(
             Text(plain(name)),
@@ -88,7 +115,7 @@ def _category_table(models: dict[str, ModelScore]) -> Table | None:
     names = list(next(iter(models.values())).by_category) if models else []
     if len(names) < 2:
         return None
-    table = _table("category", *(plain(model) for model in models))
+    table = table_of("category", *(plain(model) for model in models))
     for name in names[:MOST_CATEGORIES]:
         cells = (score.by_category.get(name, CategoryScore(0, 0, None)) for score in models.values())
         table.add_row(
@@ -100,7 +127,8 @@ def _category_table(models: dict[str, ModelScore]) -> Table | None:
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def table_of(first: str, *others: str) -> Table:
+    """An empty table in our style, the first column left, the others right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column(Text(first), overflow="fold")
     for other in others:
@@ -121,6 +149,16 @@ def _lines(comparison: Comparison) -> list[str]:
     failed = [f"{name} {score.errors}" for name, score in models.items() if score.errors]
     if failed:
         lines.append(f"failed, counted as wrong: {', '.join(failed)}")
+    run_on = [f"{name} {score.run_on}" for name, score in models.items() if score.run_on]
+    if run_on:
+        lines.append(f"went on after the answer: {', '.join(run_on)}")
+    speeds = [f"{name} {score.tokens_per_second:.0f}" for name, score in models.items() if score.tokens_per_second]
+    if speeds:
+        lines.append(f"tokens per second: {', '.join(speeds)}")
+    for name, score in models.items():
+        if score.pass_at:
+            curve = ", ".join(f"pass@{k} {percent(share)}" for k, share in score.pass_at.items())
+            lines.append(f"{name}, {score.samples} samples: {curve}, maj@{score.samples} {percent(score.majority)}")
     ungraded = max((score.ungraded for score in models.values()), default=0)
     if ungraded:
         lines.append(f"without a gold answer, so not in the accuracy: {ungraded} questions")
@@ -128,6 +166,12 @@ def _lines(comparison: Comparison) -> list[str]:
         lines.append(f"student against base: {_pair(comparison.paired)}")
     if comparison.paired_strict is not None:
         lines.append(f"the same read strictly: {_pair(comparison.paired_strict)}")
+    if comparison.difference is not None:
+        lines.append(f"difference: {points(comparison.difference)} (paired bootstrap, 95 %)")
+    lines += [
+        f"student against the base {asked}: {_pair(comparison.against[name])}"
+        for name, asked in ASKED.items() if name in comparison.against
+    ]  # fmt: skip
     if comparison.gain is not None:
         gain = comparison.gain
         lines.append(
@@ -135,7 +179,7 @@ def _lines(comparison: Comparison) -> list[str]:
             f", format {_points(gain.format)} (percentage points)"
         )
     if comparison.gap_closed is not None:
-        lines.append(f"gap to the teacher closed: {percent(comparison.gap_closed)}")
+        lines.append(f"gap to the teacher closed: {percent(comparison.gap_closed)}{_shares(comparison.gap_interval)}")
     if comparison.chance_rate is not None:
         lines.append(f"chance rate (right by guessing): {percent(comparison.chance_rate)}")
     return lines
@@ -146,6 +190,10 @@ def _pair(pair: Paired) -> str:
         f"{pair.only_student} gained, {pair.only_base} lost, {pair.both} both right, {pair.neither} "
         f"neither; {p_text(pair.p_value)}"
     )
+
+
+def _shares(interval: Interval | None) -> str:
+    return f" [{100 * interval.low:.0f}, {100 * interval.high:.0f}]" if interval else ""
 
 
 def _points(share: float) -> str:

@@ -86,7 +86,7 @@ def _parts(report: Report) -> Iterator[tuple[str, Comparison]]:
 
 
 def _csv(report: Report) -> str:
-    fields = [name for name in ModelScore.__struct_fields__ if name != "by_category"]
+    fields = [name for name in ModelScore.__struct_fields__ if name not in ("by_category", "pass_at")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["questions", "model", *fields])

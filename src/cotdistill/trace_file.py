@@ -23,7 +23,7 @@ from cotdistill.answer import gold_part
 from cotdistill.disk import cannot
 from cotdistill.errors import DataError
 from cotdistill.keys import Keys
-from cotdistill.question import Question, content_id
+from cotdistill.question import Question, content_id, json_fault
 from cotdistill.trace import Trace
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,10 @@ class TraceFile:
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    def knows(self, question: Question) -> bool:
+        """Whether this is one of the questions given, and not one that only its traces tell."""
+        return question.id in self._known
 
     def questions(self) -> Iterator[Question]:
         """Every question that has a trace, as its first row tells it."""
@@ -206,6 +210,11 @@ def trace_of(row: dict[str, Any]) -> Trace:
         raise ValueError("it has no `question`")
     if not isinstance(reasoning, str):
         raise ValueError("it has neither `reasoning` nor `cot`")
+    answer = row.get("answer")
+    if not isinstance(answer, str | int | float | None):
+        raise ValueError("its `answer` is neither text nor a number")
+    if isinstance(answer, str) and answer.strip() and not gold_part(answer):
+        raise ValueError("nothing stands after the last '####' of its `answer`")
     question_id = str(row.get("question_id") or content_id(question))
     hashed = hashlib.sha256(reasoning.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     known = {key: row[key] for key in Trace.__struct_fields__ if key in row}
@@ -220,7 +229,7 @@ def _decode(line: bytes, where: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(line.removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON object ({error}); repair or remove the line") from error
+        raise DataError(f"{where}: not a JSON object ({json_fault(line, error)}); repair or remove the line") from error
 
 
 def _gold(row: dict[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ step, however they are spread over its micro-batches (chain-of-thought fine-tuni
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 
 import msgspec
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from cotdistill.adapter import attach, save_adapter
+from cotdistill.best import Best, held_out
 from cotdistill.card import AdapterCard
 from cotdistill.checkpoint import EVERY, Seal, newest, run_id
 from cotdistill.disk import explained
@@ -29,12 +32,16 @@ from cotdistill.model import Model
 from cotdistill.order import Order, blank
 from cotdistill.ranks import here
 from cotdistill.recipe import TrainSettings
+from cotdistill.terms import Terms
 
 log = logging.getLogger(__name__)
 
 
 class TrainResult(msgspec.Struct, frozen=True):
-    """``losses`` is (optimizer step, nats per answer token); ``tokens`` counts all ids trained on, prompts too."""
+    """``losses`` is (optimizer step, nats per answer token), ``validation`` the same on held-out questions, where
+    ``best_step`` did best; ``terms`` holds those of each term, where the loss has several; ``tokens`` counts all ids
+    trained on, prompts too. ``peak_memory`` is in bytes, of the GPUs where there are any, else of the process; 0 where
+    the system does not say."""
 
     steps: int
     examples: int
@@ -43,6 +50,10 @@ class TrainResult(msgspec.Struct, frozen=True):
     seconds: float
     losses: list[tuple[int, float]]
     targets: str
+    validation: list[tuple[int, float]] = []
+    best_step: int | None = None
+    peak_memory: int = 0
+    terms: dict[str, list[tuple[int, float]]] = {}
 
     @property
     def final_loss(self) -> float:
@@ -56,44 +67,64 @@ class Progress(msgspec.Struct, frozen=True):
     steps: int
     loss: float
     tokens_per_second: float
+    peak_memory: int
 
 
 class AnswerTrainer(Trainer):
-    """Trainer over Examples, with ``AnswerLoss``. A batch is ``{"rows": [Example, ...]}``: how the rows lie in memory
-    is the loss's own affair."""
+    """Trainer over Examples, with the ``Terms`` of an objective. A batch is ``{"rows": [Example, ...]}``: how the rows
+    lie in memory is the loss's own affair."""
 
-    def __init__(self, *args: Any, order: Order, loss: AnswerLoss, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, order: Order, terms: Terms, **kwargs: Any) -> None:
         super().__init__(*args, data_collator=lambda rows: {"rows": rows}, **kwargs)
         self._order = order
-        self._loss = loss
+        self._terms = terms
+        self._spent = self._counts = torch.zeros(len(terms.names))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self._order
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        """Answer tokens of the whole optimizer step, in all processes."""
-        tokens = sum(answer_tokens(row) for batch in batch_samples for row in batch["rows"])
-        total: torch.Tensor = self.accelerator.gather(torch.tensor([tokens], device=device)).sum()
+        """Tokens of each term (terms) in the whole optimizer step, in all processes. The terms may put other rows in
+        the place of those that were drawn."""
+        drawn = [row for batch in batch_samples for row in batch["rows"]]
+        rows = iter(self._terms.rows(drawn, self.state.global_step))
+        for batch in batch_samples:
+            batch["rows"] = [next(rows) for _ in batch["rows"]]
+        counts = self._terms.counts([row for batch in batch_samples for row in batch["rows"]])
+        total: torch.Tensor = self.accelerator.gather(torch.tensor([counts], device=device)).sum(dim=0)
+        self._spent, self._counts = torch.zeros(len(counts), device=device), total
         return total
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward, one group of rows after the other, so that only one is in memory."""
-        groups = self._loss.groups(inputs["rows"]) if self.accelerator.num_processes == 1 else [inputs["rows"]]
+        groups = self._terms.groups(inputs["rows"]) if self.accelerator.num_processes == 1 else [inputs["rows"]]
         step = super().training_step
         return torch.stack([step(model, {"rows": rows}, num_items_in_batch) for rows in groups]).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        # The token count is that of all processes, whose gradients are averaged.
-        return self._loss(model, inputs["rows"]) / num_items_in_batch * self.accelerator.num_processes
+        sums = self._terms.sums(model, inputs["rows"])
+        self._spent += sums.detach()
+        # The token counts are those of all processes, whose gradients are averaged.
+        return sums @ self._terms.weights(num_items_in_batch) * self.accelerator.num_processes
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Beside the loss of a step, that of each of its terms in nats a token."""
+        if "loss" in logs and len(self._terms.names) > 1:
+            spent = self.accelerator.gather(self._spent[None]).sum(dim=0).tolist()
+            for name, nats, tokens in zip(self._terms.names, spent, self._counts.tolist(), strict=True):
+                if tokens:
+                    logs[f"loss_{name}"] = nats / tokens
+        super().log(logs, start_time)
 
 
 class Watch(TrainerCallback):
     """Stops on a loss that cannot be right, and reports progress."""
 
-    def __init__(self, tokens_per_epoch: int, show: Callable[[Progress], None]) -> None:
+    def __init__(self, tokens_per_epoch: int, device: str, show: Callable[[Progress], None]) -> None:
         self._show = show
+        self._device = device
         self._tokens_per_epoch = tokens_per_epoch
         self._start = time.monotonic()
         self._first_epoch = 0.0
@@ -113,7 +144,7 @@ class Watch(TrainerCallback):
             )
         seconds = max(time.monotonic() - self._start, 1e-9)
         done = ((state.epoch or 0.0) - self._first_epoch) * self._tokens_per_epoch
-        self._show(Progress(state.global_step, state.max_steps, loss, done / seconds))
+        self._show(Progress(state.global_step, state.max_steps, loss, done / seconds, peak_memory(self._device)))
 
 
 def train(
@@ -124,33 +155,35 @@ def train(
     *,
     system_prompt: str,
     placement: Placement,
+    objective: Callable[[AnswerLoss, Any], Terms] = Terms,
     show: Callable[[Progress], None] = lambda progress: None,
+    report_to: str = "none",
     trust_remote_code: bool = False,
 ) -> TrainResult:
     """Train a LoRA adapter and save it to ``output_dir``; resumes from the newest complete checkpoint in
-    ``output_dir/checkpoints``.
+    ``output_dir/checkpoints``. ``objective`` makes the terms of the loss for the adapted model. ``report_to`` is a
+    tracker the Trainer knows; it is told by the first process.
 
     Raises ``TrainingError`` when a loss is not finite or exactly zero, or when the adapter did not move.
     """
-    if not examples or not any(map(answer_tokens, examples)):
+    run = run_id([model_hash(model.directory), settings], examples)
+    examples, tried = held_out(examples, settings.validation, settings.seed)
+    if not any(map(answer_tokens, examples)):
         raise TrainingError("no example has an answer token to learn from")
     ranks = here()
     batch_size, accumulation = ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
-    order = Order(len(examples), settings.seed, batch_size * ranks.size if ranks.size > 1 else 1)
     set_seed(settings.seed)
     adapted, targets = attach(model, settings.lora, gradient_checkpointing=settings.gradient_checkpointing)
     checkpoints = output_dir / "checkpoints"
-    steps_per_epoch = math.ceil(
-        math.ceil(len(examples) / settings.batch_size) / settings.gradient_accumulation_steps
-    )
-    steps = math.ceil(steps_per_epoch * settings.num_epochs)
+    steps_per_epoch, steps = settings.steps(len(examples))
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         num_train_epochs=settings.num_epochs,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler,
+        optim="adamw_bnb_8bit" if settings.optim == "adamw_8bit" else "adamw_torch_fused",
+        lr_scheduler_type="constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler,
         warmup_steps=min(int(settings.warmup_ratio * steps), steps - 1),  # the first warm-up step learns nothing
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
@@ -163,25 +196,38 @@ def train(
         fp16=placement.dtype == "float16",
         use_cpu=placement.device == "cpu",
         ddp_find_unused_parameters=False,  # every adapted layer is in every forward pass
-        report_to="none",
+        report_to=report_to,
+        project="cotdistill",
+        run_name=output_dir.name,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=placement.device == "cuda",
     )
     tokens_per_epoch = sum(len(e.input_ids) for e in examples)
-    watch = Watch(tokens_per_epoch, show)
+    watch = Watch(tokens_per_epoch, placement.device, show)
     adapted.train()
     loss = choose(adapted, examples, model.template.pad_id, pack=placement.device == "cpu")
-    run = run_id([model_hash(model.directory), settings], examples)
+    lengths = [] if loss.packed else [len(example.input_ids) for example in examples]
+    order = Order(
+        len(examples), settings.seed, batch_size * ranks.size if ranks.size > 1 else 1, lengths=lengths,
+        window=settings.batch_size * settings.gradient_accumulation_steps,
+    )  # fmt: skip
+    best = Best(
+        tried, loss, batch_size=settings.batch_size, per_epoch=steps_per_epoch, patience=settings.patience
+    )
     trainer = AnswerTrainer(
         model=adapted,
         args=arguments,
         order=order,
         train_dataset=[*examples, *[blank(model.template.pad_id)] * order.blank],
-        loss=loss,
-        callbacks=[watch, Seal(run)],
+        terms=objective(loss, adapted),
+        callbacks=[watch, *([best] if tried else []), Seal(run)],
     )
     trainer.remove_callback(PrinterCallback)
+    best.log = trainer.log
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):  # by itself it writes among the checkpoints, which go
+            callback.logging_dir = callback.logging_dir or str(output_dir / "logs")
     start = time.monotonic()
     resumed = newest(checkpoints, run) if ranks.first else None
     step = ranks.told(int(resumed.name.rpartition("-")[2]) if resumed else 0)
@@ -189,8 +235,14 @@ def train(
         log.info("going on from step %d", step)
         # accelerate tells the epoch to the sampler of every loader but the sharded one that skips what was done.
         order.set_epoch(step // steps_per_epoch)
-    with loss, explained("write", checkpoints):
-        trainer.train(resume_from_checkpoint=str(checkpoints / f"checkpoint-{step}") if step else None)
+    checkpoint = checkpoints / f"checkpoint-{step}"
+    best.resume(checkpoint)
+    if best.used_up:  # it had stopped before its end, and was killed before the adapter was saved
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    else:
+        with loss, explained("write", checkpoints):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if step else None)
+    best.put_back(adapted)
     seconds = time.monotonic() - start
     _check_moved(adapted)
     adapted.eval()
@@ -205,16 +257,42 @@ def train(
         save_adapter(adapted, output_dir, card)
     trainer.accelerator.wait_for_everyone()
     history = [(int(h["step"]), float(h["loss"])) for h in trainer.state.log_history if "loss" in h]
-    epochs = settings.num_epochs
+    epochs = trainer.state.epoch or 0.0
     return TrainResult(
         steps=trainer.state.global_step,
         examples=len(examples),
-        answer_tokens=int(sum(map(answer_tokens, examples)) * epochs),
-        tokens=int(tokens_per_epoch * epochs),
+        answer_tokens=round(sum(map(answer_tokens, examples)) * epochs),
+        tokens=round(tokens_per_epoch * epochs),
         seconds=seconds,
         losses=history,
         targets=targets,
+        validation=best.history,
+        best_step=best.step,
+        peak_memory=peak_memory(placement.device),
+        terms=_of_terms(trainer.state.log_history),
     )
+
+
+def _of_terms(history: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:
+    """(optimizer step, nats a token) of each term that was logged beside the loss."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for logs in history:
+        for key, value in logs.items():
+            if key.startswith("loss_"):
+                found.setdefault(key.removeprefix("loss_"), []).append((int(logs["step"]), float(value)))
+    return found
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes that were used at a time, of the GPUs' memory or of the machine's."""
+    if device == "cuda":
+        return sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
 
 
 def _check_moved(adapted: Any) -> None:

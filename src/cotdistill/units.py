@@ -37,7 +37,8 @@ _STOP = _words(
 _WORD = re.compile(r"[ ]{0,3}-?(°|[$€£¥₹¢]|[^\W\d_]{1,40}(?:-[^\W\d_]{1,40})?)(?:\^([23])|([23])(?![0-9]))?")
 _INCHES = re.compile(r"[ ]?in\.?\s*$")  # elsewhere "in" is a preposition
 _PER = re.compile(r"[ ]{0,3}(/|per(?![a-z])|an?(?![a-z]))[ ]{0,3}", re.IGNORECASE)
-_IRREGULAR = {"people": "person", "children": "child", "men": "man", "women": "woman", "mice": "mouse", "geese": "goose"}
+_IRREGULAR = {"people": "person", "children": "child", "men": "man", "women": "woman", "mice": "mouse",
+              "geese": "goose"}  # fmt: skip
 _POWER = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _SILENT = ("se", "xe", "che", "she", "ze", "oe")  # "boxes" may be of a box or a boxe
 # How many of the second make one of the first: "2 hours 30 minutes" is 2.5 hours.

@@ -15,7 +15,7 @@ import msgspec
 from cotdistill.answer import Answer, find_answer, same_answer
 from cotdistill.grade import Symbolic, gold_of, matches, percent_unclear
 from cotdistill.kinds import KINDS
-from cotdistill.marker import MARKERS, STOPS
+from cotdistill.marker import MARKERS, run_on
 from cotdistill.question import Question
 from cotdistill.steps import check_steps
 from cotdistill.trace import Trace
@@ -165,8 +165,7 @@ def _judge_answer(answer: Answer, gold: Answer | None, symbolic: Symbolic | None
 def _before_run_on(text: str, flags: tuple[str, ...]) -> str:
     if "run_on" not in flags:
         return text
-    spoken_from = text.rfind("</think>") + 1
-    return text[: min(end for end in (text.find(stop, spoken_from) for stop in STOPS) if end >= 0)]
+    return text[: run_on(text, start=text.rfind("</think>") + 1)]
 
 
 def _with_final_line(text: str, answer: str, flags: tuple[str, ...]) -> str:

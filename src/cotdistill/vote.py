@@ -8,13 +8,16 @@ everyone; and fewer than three votes decide nothing. Agreement is no proof: a te
 way every time.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import combinations
 
 import msgspec
 
-from cotdistill.answer import read_answer, same_answer
+from cotdistill.answer import Answer, kind_of, read_answer, same_answer
 from cotdistill.grade import gold_of
+from cotdistill.kinds import Value
+from cotdistill.quantity import Quantity
 from cotdistill.question import Question
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
@@ -57,14 +60,29 @@ def vote(question: Question, judged: Sequence[tuple[Trace, Verdict]]) -> list[Ve
 
 
 def _support(question: Question, votes: Counter[str]) -> dict[str, set[str]]:
-    """For each answer as written, the answers that say the same."""
-    _, kind = gold_of(question)
-    declared = {text: read_answer(text, kind, question.choices) for text in votes} if kind != "auto" else {}
+    """For each answer as written, the answers that say the same; only those that could be are compared."""
+    _, declared = gold_of(question)
+    own = {text: kind_of(text) if declared == "auto" else declared for text in votes}
+    support = {text: {text} for text in votes}
+    for kind in set(own.values()):
+        alike: defaultdict[object, list[tuple[str, Answer]]] = defaultdict(list)
+        for text in votes:
+            answer = read_answer(text, kind, question.choices)
+            if answer.value is not None:
+                alike[_rough(answer.value)].append((text, answer))
+        for group in alike.values():
+            for (a, one), (b, other) in combinations(group, 2):
+                if kind in (own[a], own[b]) and same_answer(one, other):
+                    support[a].add(b)
+                    support[b].add(a)
+    return support
 
-    def agree(a: str, b: str) -> bool:
-        return a == b or (same_answer(declared[a], declared[b]) if declared else same_answer(a, b))
 
-    return {a: {b for b in votes if agree(a, b)} for a in votes}
+def _rough(value: Value) -> object:
+    """What equal values have in common."""
+    if isinstance(value, Quantity):
+        return value.number
+    return len(value) if isinstance(value, tuple | frozenset) else value
 
 
 def _majority(support: dict[str, set[str]], votes: Counter[str]) -> set[str]:

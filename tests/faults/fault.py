@@ -46,7 +46,7 @@ def sigkill(field: Field, stage: str) -> str | None:
         return None
     field.moment(stage)
     child.signal(signal.SIGKILL)
-    return f"SIGKILL in {child.stage}" if child.wait() == -signal.SIGKILL else None
+    return f"SIGKILL in {stage}" if child.wait() == -signal.SIGKILL and child.stage == stage else None
 
 
 def sigkill_in_resume(field: Field, stage: str) -> str | None:
@@ -82,7 +82,7 @@ def sigkill_in_save(field: Field, stage: str) -> str | None:
     except FileNotFoundError:
         whole = {}
     torn = [name for name in _names(checkpoints) if name.startswith("checkpoint-") and name not in whole]
-    return "SIGKILL in a checkpoint save" if torn else f"SIGKILL in {child.stage}"
+    return "SIGKILL in a checkpoint save" if torn else None
 
 
 def ctrl_c(field: Field, stage: str) -> str | None:

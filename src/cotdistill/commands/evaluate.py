@@ -14,10 +14,18 @@ def evaluate(
     output_file: Annotated[Path, typer.Option("--output_file", help="Where the predictions go.")],
     lora_model: Annotated[Path | None, typer.Option("--lora_model", help="Adapter; without one, the base.")] = None,
     max_new_tokens: o.MaxNewTokens = 512,
+    num_samples: Annotated[
+        int, typer.Option("--num_samples", min=1, help="Answers to each question, for maj@k and pass@k.")
+    ] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = 0.0,
     batch_size: o.BatchSize = 16,
     compare_base: Annotated[
         bool, typer.Option("--compare_base", help="Ask the base model too, and test the difference.")
     ] = False,
+    baseline: o.Baseline = "",
+    few_shot: Annotated[
+        Path | None, typer.Option("--few_shot", help="Worked examples for --baseline few_shot (JSON Lines).")
+    ] = None,
     teacher_model: Annotated[
         str | None,
         typer.Option("--teacher_model", help="Ask the teacher too: directory, GGUF, catalogue or server's name."),
@@ -41,7 +49,7 @@ def evaluate(
     break_lock: o.BreakLock = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Answer the test questions greedily, grade the answers and print accuracy with its interval.
+    """Answer the test questions, grade the answers and print accuracy with its interval.
 
     Every model gets the same prompt and the same scorer. Predictions of the base and the teacher go beside
     OUTPUT_FILE.
@@ -49,8 +57,15 @@ def evaluate(
     from cotdistill.engines.opening import engine_name
     from cotdistill.errors import UsageError
     from cotdistill.evaluation import Contestant, evaluate_all
-    from cotdistill.recipe import Models
+    from cotdistill.prompt import load_few_shot
+    from cotdistill.recipe import Evaluate, Models, baselines_in
 
+    ways = baselines_in(baseline)
+    if unknown := set(ways) - {"zero", "few_shot", "native"}:
+        raise UsageError(f"--baseline {sorted(unknown)[0]} is none of zero, few_shot, native")
+    if ("few_shot" in ways) != (few_shot is not None):
+        raise UsageError("--baseline few_shot and --few_shot FILE go together")
+    compare_base = compare_base or ("zero" in ways and lora_model is not None)
     if compare_base and not lora_model:
         raise UsageError("--compare_base needs --lora_model: without an adapter the base is all there is")
     if output_file.resolve() == test_file.resolve():
@@ -60,11 +75,18 @@ def evaluate(
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file)
     with o.usage():
         Models(teacher_model or base_model, "", engine_name(engine), server=server)
+        Evaluate(num_samples=num_samples, temperature=temperature)
 
     student = Contestant("student" if lora_model else "base", base_model, lora_model, output_file)
     contestants = [student]
     if compare_base:
         contestants.insert(0, Contestant("base", base_model, None, o.beside(output_file, "base.jsonl")))
+    if "few_shot" in ways and few_shot:
+        file, shots = o.beside(output_file, "base_few_shot.jsonl"), load_few_shot(few_shot)
+        contestants.append(Contestant("base_few_shot", base_model, None, file, shots=shots))
+    if "native" in ways:
+        file = o.beside(output_file, "base_native.jsonl")
+        contestants.append(Contestant("base_native", base_model, None, file, system_prompt=""))
     if teacher_model:
         contestants.append(Contestant("teacher", teacher_model, None, o.beside(output_file, "teacher.jsonl")))
     evaluate_all(
@@ -72,6 +94,8 @@ def evaluate(
         test_file,
         output_file,
         max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        num_samples=num_samples,
         batch_size=batch_size,
         engine=engine_name(engine),
         server=server,

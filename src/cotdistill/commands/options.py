@@ -17,6 +17,9 @@ DoSample = Annotated[bool, typer.Option("--do_sample", help="Sample instead of t
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="Only used with --do_sample; 0 is greedy.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Prompts computed together.")]
 EngineOption = Annotated[str, typer.Option("--engine", help=f"One of: {', '.join(ENGINES)}.")]
+Baseline = Annotated[
+    str, typer.Option("--baseline", help="Ways to ask the base, by commas: zero, few_shot, native (its own prompt).")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N questions.")]
 Load4Bit = Annotated[

@@ -7,12 +7,39 @@ from typing import Annotated
 import typer
 
 from cotdistill.commands import options as o
+from cotdistill.errors import UsageError
 from cotdistill.prompt import SYSTEM_PROMPT
 
 
 class Target(StrEnum):
     reasoning = "reasoning"
     answer = "answer"
+
+
+class Objective(StrEnum):
+    sft = "sft"
+    step_by_step = "step_by_step"
+    on_policy = "on_policy"
+    offline_kd = "offline_kd"
+    reject_on_student = "reject_on_student"
+
+
+class Scheduler(StrEnum):
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class Optimizer(StrEnum):
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+
+
+class Tracker(StrEnum):
+    none = "none"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    trackio = "trackio"
 
 
 def train(
@@ -23,6 +50,15 @@ def train(
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Examples computed together.")] = 4,
     gradient_accumulation_steps: Annotated[int, typer.Option("--gradient_accumulation_steps", min=1)] = 4,
     learning_rate: Annotated[float, typer.Option("--learning_rate", min=0.0)] = 2e-4,
+    lr_scheduler: Annotated[
+        Scheduler, typer.Option("--lr_scheduler", help="How the learning rate goes on after the warm-up.")
+    ] = Scheduler.cosine,
+    warmup_ratio: Annotated[
+        float, typer.Option("--warmup_ratio", min=0.0, max=1.0, help="Share of steps in which it rises.")
+    ] = 0.03,
+    optim: Annotated[
+        Optimizer, typer.Option("--optim", help="adamw_8bit keeps its state in a quarter of the memory.")
+    ] = Optimizer.adamw,
     max_length: Annotated[int, typer.Option("--max_length", min=2, help="Longer examples are left out.")] = 1024,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient_checkpointing", help="Less memory, about a third slower.")
@@ -33,14 +69,41 @@ def train(
     target_modules: Annotated[
         str, typer.Option("--target_modules", help="Names of linear layers, with commas or spaces between.")
     ] = "",
+    use_dora: Annotated[
+        bool, typer.Option("--use_dora", help="DoRA: lengths and directions apart; slower, at times better.")
+    ] = False,
+    use_rslora: Annotated[
+        bool, typer.Option("--use_rslora", help="rsLoRA: scale by alpha / sqrt(r), for a large r.")
+    ] = False,
+    validation: Annotated[
+        float, typer.Option("--validation", min=0.0, max=0.9, help="Share of questions to try the adapter on.")
+    ] = 0.0,
+    patience: Annotated[
+        int | None, typer.Option("--patience", min=1, help="Stop after N epochs without a better adapter.")
+    ] = None,
     target: Annotated[
         Target, typer.Option("--target", help="What to learn: the reasoning, or the final answer alone.")
     ] = Target.reasoning,
+    objective: Annotated[
+        Objective, typer.Option("--objective", help="What the student is trained for.")
+    ] = Objective.sft,
+    alpha: Annotated[
+        float, typer.Option("--alpha", min=0.0, max=1.0, help="step_by_step: share of the answers alone in the loss.")
+    ] = 0.5,
+    teacher_model: Annotated[
+        str | None, typer.Option("--teacher_model", help="on_policy, offline_kd: who scores each token.")
+    ] = None,
     system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
     load_in_4bit: o.Load4Bit = None,
     device_map: o.DeviceMap = "auto",
+    report_to: Annotated[
+        Tracker, typer.Option("--report_to", help="Who else is shown the loss.")
+    ] = Tracker.none,
     seed: o.Seed = 42,
     limit: o.Limit = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry_run", help="Check and show what would be trained, and stop.")
+    ] = False,
     trust_remote_code: o.TrustRemoteCode = False,
     overwrite: o.Overwrite = False,
     break_lock: o.BreakLock = False,
@@ -53,26 +116,58 @@ def train(
     from contextlib import ExitStack
 
     from cotdistill.dataset import load_dataset
+    from cotdistill.download import local_model
+    from cotdistill.lint import check_packages
+    from cotdistill.lint import dry_run as rehearse
     from cotdistill.lock import locked
     from cotdistill.manifest import Manifest, input_of
     from cotdistill.ranks import here
     from cotdistill.recipe import Lora, TrainSettings
+    from cotdistill.scoring_teacher import TeacherFiles
     from cotdistill.stages import run_train
 
-    lora = Lora(lora_r, lora_alpha, lora_dropout, tuple(target_modules.replace(",", " ").split()))
-    settings = TrainSettings(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        learning_rate=learning_rate,
-        max_length=max_length,
-        gradient_checkpointing=gradient_checkpointing,
-        seed=seed,
-        target=target.value,
-        lora=lora,
-    )
+    targets = tuple(target_modules.replace(",", " ").split())
+    lora = Lora(lora_r, lora_alpha, lora_dropout, targets, use_dora, use_rslora)
+    with o.usage():
+        settings = TrainSettings(
+            num_epochs=num_epochs,
+            batch_size=batch_size,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            learning_rate=learning_rate,
+            warmup_ratio=warmup_ratio,
+            lr_scheduler=lr_scheduler.value,
+            optim=optim.value,
+            max_length=max_length,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+            target=target.value,
+            validation=validation,
+            patience=patience,
+            lora=lora,
+            objective=objective.value,
+            alpha=alpha,
+        )
+    if objective is Objective.reject_on_student:
+        raise UsageError(
+            "reject_on_student asks the student anew and needs the right answers: put it into a recipe for "
+            "`cotdistill run`, or give the student to `generate` as --teacher_model and train on what `verify` keeps"
+        )
     record = output_dir.resolve().with_name(f"{output_dir.resolve().name}.manifest.json")
     ranks = here()
+    if dry_run:
+        ranks.alone("a dry run")
+        check_packages(settings, report_to.value)
+        dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), target=target.value, limit=limit)
+        found = rehearse(
+            local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair[0]), settings,
+            system=system_prompt, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
+        typer.echo(f"{found.sample}\n{found.counts}")
+        found.stop()
+        for warning in found.warnings:
+            typer.echo(f"warning: {warning}")
+        return
     ranks.join()
     with ExitStack() as held:
         with ranks.together():
@@ -92,11 +187,15 @@ def train(
             student=student_model,
             system_prompt=system_prompt,
             settings=settings,
+            report_to=report_to.value,
             load_in_4bit=load_in_4bit,
             device_map=device_map,
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
             quiet=quiet,
+            say=(lambda text: None) if quiet else typer.echo,
+            labels=dataset.labels,
+            teacher=TeacherFiles(teacher_model, o.beside(cot_dataset, "scores.safetensors")) if teacher_model else None,
         )
         if not ranks.first:
             return

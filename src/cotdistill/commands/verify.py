@@ -87,10 +87,15 @@ def verify(
     )
     tally = run_verify(asked, traces, output, settings, only_known=False, keep=not overwrite, audit=audit)
     if json:
-        summary = msgspec.to_builtins({"output": str(output), **tally.summary()})
+        summary = msgspec.to_builtins({"output": str(output), "questions": len(asked), **tally.summary()})
         typer.echo(dumps(summary))  # in ASCII: ids are a user's text
         return
     typer.echo(f"{output}: {tally.counts.total()} traces, {tally.teach} may teach ({o.counted(tally.counts)})")
+    if asked and (tally.questions_with_traces < len(asked) or tally.traces_without_gold):
+        typer.echo(
+            f"{tally.questions_with_traces} of {len(asked)} questions have a trace; "
+            f"{tally.traces_without_gold} traces have no gold"
+        )
     if tally.flags:
         typer.echo(f"flags: {o.counted(tally.flags)}")
     if audit:

@@ -61,25 +61,28 @@ class TransformersEngine:
         for start in range(0, len(fits), self._batch_size):
             yield from self._batch(fits[start : start + self._batch_size], sampling)
 
-    @torch.inference_mode()
     def _batch(self, batch: list[tuple[Request, list[int]]], sampling: Sampling) -> list[Completion]:
         start = time.monotonic()
-        template = self._model.template
-        longest = max(len(ids) for _, ids in batch)
-        device = self._module.get_input_embeddings().weight.device
-        ids = torch.full((len(batch), longest), template.pad_id)
-        mask = torch.zeros_like(ids)
-        for row, (_, prompt) in enumerate(batch):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
         if sampling.do_sample:
             torch.manual_seed(hash((sampling.seed, *(request.seed for request, _ in batch))) % (1 << 62))
-        output = self._generate(ids.to(device), mask.to(device), sampling)
+        output = self.continued([prompt for _, prompt in batch], sampling)
         seconds = (time.monotonic() - start) / len(batch)
         return [
             self._completion(request, len(prompt), row, sampling, seconds)
             for (request, prompt), row in zip(batch, output, strict=True)
         ]
+
+    @torch.inference_mode()
+    def continued(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+        """The new ids of each prompt, computed together; after the first that ends an answer there may be more."""
+        longest = max(map(len, prompts))
+        device = self._module.get_input_embeddings().weight.device
+        ids = torch.full((len(prompts), longest), self._model.template.pad_id)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        return self._generate(ids.to(device), mask.to(device), sampling)
 
     def _generate(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling) -> list[list[int]]:
         """The new ids of each row of ``ids`` (rows, prompt). Every ``SEGMENT`` tokens the rows that have ended

@@ -1,0 +1,108 @@
+"""Relation: how the tokens of a teacher and a student go together, read without loading weights.
+
+    {"kind": "same", "shared": 151665, "student": 151665, "teacher": 151665}
+
+A student that learns text needs nothing of its teacher's tokens. A loss on the teacher's probabilities does: the same
+id must stand for the same token in both. Not covered: two tokenizers with the same tokens that cut words otherwise.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cotdistill.errors import SetupError
+
+Kind = Literal["same", "alignable", "different", "unknown"]
+
+OBJECTIVES: dict[Kind, tuple[str, ...]] = {
+    "same": ("sft", "step_by_step", "reject_on_student", "on_policy", "offline_kd"),
+    "alignable": ("sft", "step_by_step", "reject_on_student", "on_policy", "offline_kd"),
+    "different": ("sft", "step_by_step", "reject_on_student"),
+    "unknown": ("sft", "step_by_step", "reject_on_student"),
+}
+"""Objectives that a pair permits; where only some ids are shared, the losses on tokens are over those."""
+
+_FILLING = re.compile(r"\[PAD\d+\]")
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Ids by token; ``added`` are control tokens and others that stand beside the vocabulary of text."""
+
+    text: dict[str, int]
+    added: dict[str, int]
+
+
+class Relation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``same``: every token has the same id in both. ``alignable``: all tokens of text of the smaller one have, added
+    ones differ. ``unknown``: the teacher's are out of reach, on a server. ``shared`` counts ids with one meaning."""
+
+    kind: Kind
+    shared: int
+    student: int
+    teacher: int
+
+
+def relation(student: Tokens, teacher: Tokens | None) -> Relation:
+    """Compare the tokens of the pair."""
+    ours = student.text | student.added
+    if teacher is None:
+        return Relation("unknown", 0, len(ours), 0)
+    theirs = teacher.text | teacher.added
+    shared = len(ours.items() & theirs.items())
+    kind: Kind = "different"
+    small, large = sorted((student.text, teacher.text), key=len)
+    if ours == theirs:
+        kind = "same"
+    elif small and small.items() <= large.items():
+        kind = "alignable"
+    return Relation(kind, shared, len(ours), len(theirs))
+
+
+def tokens_of(tokenizer: Any) -> Tokens:
+    """The tokens of a transformers tokenizer."""
+    added = {str(token): int(index) for index, token in tokenizer.added_tokens_decoder.items()}
+    text = {token: index for token, index in tokenizer.get_vocab().items() if token not in added}
+    return _without_filling(text, added)
+
+
+def read_tokens(model: Path, *, trust_remote_code: bool = False) -> Tokens:
+    """The tokens of a GGUF file or a Hugging Face directory. Raises ``SetupError`` where they cannot be read."""
+    if model.suffix == ".gguf":
+        return _of_gguf(model)
+    return tokens_of(read_tokenizer(model, trust_remote_code=trust_remote_code))
+
+
+def read_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """The transformers tokenizer in a directory. Raises ``SetupError`` where there is none that loads."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a damaged file fails in any of the library's own ways
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SetupError(f"cannot load the tokenizer in {directory}: {why}") from error
+
+
+def _of_gguf(path: Path) -> Tokens:
+    from gguf import GGUFReader, Keys, TokenType
+
+    try:
+        fields = GGUFReader(path).fields
+        names: list[str] = fields[Keys.Tokenizer.LIST].contents()
+        types: list[int] = fields[Keys.Tokenizer.TOKEN_TYPE].contents()
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise SetupError(f"cannot read the tokens in {path} ({error}); get the file again") from error
+    text, added = {}, {}
+    for index, (name, kind) in enumerate(zip(names, types, strict=True)):
+        if kind in (TokenType.CONTROL, TokenType.USER_DEFINED):
+            added[name] = index
+        elif kind != TokenType.UNUSED:
+            text[name] = index
+    return _without_filling(text, added)
+
+
+def _without_filling(text: dict[str, int], added: dict[str, int]) -> Tokens:
+    """Without the names that conversions give to rows of the matrix that no text becomes."""
+    return Tokens(*({name: i for name, i in part.items() if not _FILLING.fullmatch(name)} for part in (text, added)))

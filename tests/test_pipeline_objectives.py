@@ -1,0 +1,155 @@
+"""Objectives in a whole run and from the command line: chosen in one word, recorded, refused where they cannot work."""
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from conftest import make_model
+from cotdistill import pipeline
+from cotdistill.cli import app
+from cotdistill.engines.scripted import ScriptedEngine
+from cotdistill.errors import DataError, ResumeError, SetupError
+from cotdistill.prompt import LABEL_PROMPT
+from cotdistill.recipe import TrainSettings, decode_recipe
+from test_pipeline import recipe, solve, teacher  # noqa: F401
+
+TRAIN = {"num_epochs": 1, "batch_size": 2, "gradient_accumulation_steps": 1}
+
+
+def rows(path):
+    return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+
+
+def manifest(directory):
+    return msgspec.json.decode((directory / "manifest.json").read_bytes())["stages"]
+
+
+def with_objective(tiny, objective, other=None, **options):
+    plain = msgspec.to_builtins(recipe(tiny, train={**TRAIN, "objective": objective, **options}, plan={"skip": True}))
+    plain["evaluate"] = {"max_new_tokens": 8, "teacher": False}
+    plain["models"]["teacher"] = str(other or tiny)
+    return decode_recipe(plain, "test")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("other"), seed=7)
+
+
+def test_step_by_step_teaches_two_tasks_and_is_asked_both(tiny, tmp_path, teacher):  # noqa: F811
+    report = pipeline.run(with_objective(tiny, "step_by_step", alpha=0.3), runs=tmp_path, quiet=True)
+    directory = tmp_path / "tiny"
+    taught = rows(directory / "4_examples.jsonl")
+    labels = [row for row in taught if row.get("task") == "label"]
+    assert len(labels) == 6
+    assert len(taught) == 12
+    assert all(len(row["input_ids"]) - row["prompt_length"] < 25 for row in labels)
+    assert list(report.models)[:2] == ["base", "student"]
+    assert report.models["student_label"].n == 5
+    assert manifest(directory)["evaluate/student_label"]["settings"]["system_prompt"] == LABEL_PROMPT
+    facts = manifest(directory)["train"]["facts"]
+    assert set(facts["terms"]) == {"label", "rationale"}
+    assert manifest(directory)["train"]["settings"]["train"]["alpha"] == 0.3
+    with pytest.raises(ResumeError, match=r"train.alpha: 0.3 -> 0.4"):
+        pipeline.run(with_objective(tiny, "step_by_step", alpha=0.4), runs=tmp_path, quiet=True)
+
+
+def test_offline_kd_scores_the_traces_once_and_records_their_hash(tiny, other, tmp_path, teacher):  # noqa: F811
+    chosen = with_objective(tiny, "offline_kd", other)
+    pipeline.run(chosen, runs=tmp_path, quiet=True)
+    directory = tmp_path / "tiny"
+    known = manifest(directory)["train"]
+    assert known["settings"]["teacher"]["name"] == other.name
+    assert known["facts"]["scores"]["name"] == "2_scores.safetensors"
+    assert set(known["facts"]["terms"]) == {"nll", "kl"}
+    changed = (directory / "2_scores.safetensors").stat().st_mtime_ns
+    pipeline.run(msgspec.structs.replace(chosen, train=msgspec.structs.replace(chosen.train, seed=1)), runs=tmp_path,
+                 overwrite=True, quiet=True)  # fmt: skip
+    assert (directory / "2_scores.safetensors").stat().st_mtime_ns == changed
+
+
+def test_on_policy_runs_with_the_teachers_weights(tiny, other, tmp_path, teacher):  # noqa: F811
+    options = {"student_share": 0.6, "max_new_tokens": 8, "beta": 1.0}
+    pipeline.run(with_objective(tiny, "on_policy", other, on_policy=options), runs=tmp_path, quiet=True)
+    facts = manifest(tmp_path / "tiny")["train"]["facts"]
+    assert set(facts["terms"]) == {"traces", "samples"}
+    assert "offline_kd" not in manifest(tmp_path / "tiny")["train"]["settings"]["train"]
+
+
+@pytest.mark.parametrize("objective", ["on_policy", "offline_kd"])
+def test_a_teacher_on_a_server_is_refused_before_it_is_asked(tiny, tmp_path, monkeypatch, objective):
+    asked = ScriptedEngine(solve)
+    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: asked)
+    plain = msgspec.to_builtins(with_objective(tiny, objective))
+    plain["models"] |= {"engine": "openai_server", "server": {"base_url": "http://127.0.0.1:9/v1"}}
+    with pytest.raises(SetupError, match=r"on a server.*use sft, step_by_step, reject_on_student"):
+        pipeline.run(decode_recipe(plain, "test"), runs=tmp_path, quiet=True)
+    assert asked.requests == []
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"objective": "step_by_step", "alpha": 0.0}, "alpha between 0 and 1"),
+        ({"objective": "step_by_step", "target": "answer"}, "the target answer is for the objective sft"),
+        ({"objective": "gkd"}, "train.objective"),
+        ({"objective": "on_policy", "on_policy": {"beta": 1.5}}, "train.on_policy.beta"),
+        ({"reject_on_student": {"temperature": 0}}, "temperature above 0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(tiny, train, said):
+    with pytest.raises(DataError, match=said):
+        recipe(tiny, train=train)
+
+
+def test_options_of_objectives_that_were_not_chosen_do_not_count():
+    plain = TrainSettings()
+    assert not {"objective", "alpha", "on_policy", "offline_kd", "reject_on_student"} & plain.that_count.keys()
+    other = msgspec.structs.replace(plain, alpha=0.9)
+    assert other.that_count == plain.that_count
+    chosen = msgspec.structs.replace(plain, objective="step_by_step")
+    assert chosen.that_count == {**plain.that_count, "objective": "step_by_step", "alpha": 0.5}
+
+
+# The command line
+
+
+def command(tiny, tmp_path, *more):
+    data = tmp_path / "cot.jsonl"
+    data.write_text("".join(
+        f'{{"question": "What is {i} + 1?", "reasoning": "{i} + 1 = {i + 1}.\\nFinal Answer: {i + 1}"}}\n' for i in range(4)
+    ))  # fmt: skip
+    return CliRunner().invoke(app, [
+        "train", "--student_model", str(tiny), "--cot_dataset", str(data), "--output_dir", str(tmp_path / "out"),
+        "--num_epochs", "1", "--quiet", *more,
+    ])  # fmt: skip
+
+
+def test_the_command_trains_step_by_step(tiny, tmp_path):
+    done = command(tiny, tmp_path, "--objective", "step_by_step", "--alpha", "0.4")
+    assert done.exit_code == 0, done.output
+    assert "8 examples" in done.output
+    record = msgspec.json.decode((tmp_path / "out.manifest.json").read_bytes())
+    assert set(record["stages"]["train"]["facts"]["terms"]) == {"label", "rationale"}
+
+
+def test_the_command_keeps_the_teachers_scores_beside_the_traces(tiny, other, tmp_path):
+    done = command(tiny, tmp_path, "--objective", "offline_kd", "--teacher_model", str(other))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "cot.scores.safetensors").exists()
+    assert (tmp_path / "cot.scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--objective", "on_policy"], "--teacher_model"),
+        (["--objective", "reject_on_student"], "cotdistill run"),
+        (["--objective", "step_by_step", "--alpha", "1"], "alpha between 0 and 1"),
+    ],
+)
+def test_the_command_refuses_what_cannot_work(tiny, tmp_path, flags, said):
+    refused = command(tiny, tmp_path, *flags)
+    assert refused.exit_code != 0
+    assert said in (refused.output + str(refused.exception))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,42 @@
+"""The README: what it names is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROMISED = re.findall(r"`(tests/\S+\.py)::(\w+)`", README)
+
+
+def test_the_five_promises_name_their_tests():
+    table = README.partition("## Promises")[2].partition("\n## ")[0]
+    assert sum(line.startswith("| ") for line in table.splitlines()) == 1 + 5
+    assert len(PROMISED) >= 5
+
+
+@pytest.mark.parametrize(("file", "name"), PROMISED)
+def test_a_promise_is_kept_by_a_test_that_exists(file, name):
+    assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http|#)([^)#]+)\)", README))))
+def test_a_linked_file_exists(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_flag_is_one_of_a_command():
+    from typer.main import get_command
+
+    from cotdistill.cli import app
+
+    known = {flag for command in get_command(app).commands.values() for flag in _flags(command)}
+    written = {flag.replace("-", "_").replace("__", "--", 1) for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", README)}
+    assert written - {"--help", "--generation_config"} <= known  # the latter is vLLM's
+
+
+def _flags(command):
+    inner = getattr(command, "commands", {}).values()
+    own = {flag for parameter in command.params for flag in [*parameter.opts, *parameter.secondary_opts]}
+    return own.union(*map(_flags, inner))

@@ -1,0 +1,188 @@
+"""Teacher scores: they are the teacher's own, are made once, and are read by whoever has the same tokens."""
+
+import msgspec
+import pytest
+import torch
+
+from conftest import LLAMA, make_examples, make_gpt2, make_model, make_tokenizer, on_cpu
+from cotdistill.errors import DataError, SetupError, TrainingError
+from cotdistill.example import Example
+from cotdistill.scoring_teacher import TeacherFiles, fitting
+from cotdistill.teacher_scores import Teacher, shared_ids, stored_scores
+from test_terms import row_logits
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another model with the same tokens."""
+    return make_model(tmp_path_factory.mktemp("other"), seed=7)
+
+
+def opened(directory, rows, k=5):
+    model = on_cpu(directory)
+    return Teacher(model, shared_ids(model.tokenizer, model.tokenizer), k, rows)
+
+
+@pytest.mark.parametrize("make", [make_model, make_gpt2])
+def test_scores_are_the_likeliest_tokens_of_the_models_own_softmax_row_by_row(tmp_path, make):
+    model = on_cpu(make(tmp_path))
+    rows = make_examples(model, 5)
+    expected = [row_logits(model.module, row)[0].log_softmax(dim=1).topk(5, dim=1) for row in rows]
+    for found, wanted in zip(opened(tmp_path, rows).score(rows), expected, strict=True):
+        assert torch.equal(found.ids.long(), wanted.indices)
+        assert torch.allclose(found.log_probs.float(), wanted.values, atol=5e-3)
+
+
+def test_a_vocabulary_that_is_padded_further_is_aligned_on_the_shared_ids(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(vocab_size=len(tokenizer) + 57, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                         num_attention_heads=4, max_position_embeddings=512)  # fmt: skip
+    module = LlamaForCausalLM(config)
+    module.lm_head.weight.data[len(tokenizer) :] = module.lm_head.weight.data[:57] * 5  # rows that no text becomes
+    module.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = on_cpu(tmp_path)
+    rows = make_examples(model, 3)
+    (ids, log_probs), *_ = opened(tmp_path, rows, k=20).score(rows)
+    own = row_logits(model.module, rows[0])[0].log_softmax(dim=1)
+    assert int(own.argmax(dim=1).max()) >= len(tokenizer)
+    assert int(ids.max()) < len(tokenizer)
+    assert torch.allclose(log_probs.float(), own.gather(1, ids.long()), atol=1e-2)  # their mass is among the rest
+
+
+def test_ids_with_another_meaning_are_not_shared(tmp_path):
+    one, two = make_tokenizer(), make_tokenizer()
+    two.add_tokens(["more"])
+    assert shared_ids(one, two) == list(range(len(one)))
+
+
+def test_a_row_with_a_token_that_the_teacher_does_not_know_is_refused(tiny):
+    rows = make_examples(on_cpu(tiny), 2)
+    model = on_cpu(tiny)
+    teacher = Teacher(model, range(100), 5, rows)
+    with pytest.raises(TrainingError, match="the teacher does not know"):
+        teacher.score(rows)
+
+
+def test_a_row_beyond_the_teachers_context_is_refused(tmp_path):
+    make_model(tmp_path, context=64)
+    rows = [Example("long", "long", [65] * 80, 10), Example("short", "short", [65] * 20, 10)]
+    with pytest.raises(TrainingError, match="the teacher's context 64"):
+        opened(tmp_path, rows[1:]).score(rows)
+
+
+# On disk
+
+
+class Counting:
+    """Opens the teacher and counts what is scored."""
+
+    def __init__(self, directory, rows):
+        self.directory, self.rows, self.scored = directory, rows, []
+
+    def __call__(self, k):
+        teacher = opened(self.directory, self.rows, k)
+        score = teacher.score
+        teacher.score = lambda rows: self.scored.extend(row.trace_id for row in rows) or score(rows)
+        return teacher
+
+
+def test_scores_are_made_once_and_reused_for_the_same_tokens(other, tiny, tmp_path):
+    rows = make_examples(on_cpu(tiny), 6)
+    path = tmp_path / "2_scores.safetensors"
+    first = Counting(other, rows)
+    made = stored_scores(path, rows[:4], other, 5, first)
+    assert sorted(first.scored) == sorted(row.trace_id for row in rows[:4])
+    second = Counting(other, rows)
+    renamed = [msgspec.structs.replace(row, trace_id=f"x{i}") for i, row in enumerate(rows)]
+    again = stored_scores(path, renamed, other, 5, second)
+    assert sorted(second.scored) == ["x4", "x5"]
+    for row in rows[:4]:
+        assert torch.equal(made(row).ids, again(row).ids)
+    direct = opened(other, rows).score(rows)
+    assert all(torch.equal(again(row).ids, one.ids) for row, one in zip(rows, direct, strict=True))
+    fewer = stored_scores(path, rows, other, 2, lambda k: pytest.fail("nothing is owed"))
+    assert torch.equal(fewer(rows[5]).ids, direct[5].ids[:, :2])
+
+
+def test_a_kill_costs_only_what_was_not_yet_written(other, tiny, tmp_path, monkeypatch):
+    from cotdistill import teacher_scores
+
+    monkeypatch.setattr(teacher_scores, "SAVE_EVERY", 2)
+    monkeypatch.setattr(teacher_scores, "AT_ONCE", 1)
+    rows = make_examples(on_cpu(tiny), 5)
+    path, seen = tmp_path / "2_scores.safetensors", []
+
+    def killed(more):
+        seen.append(more)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stored_scores(path, rows, other, 5, Counting(other, rows), killed)
+    rest = Counting(other, rows)
+    stored_scores(path, rows, other, 5, rest)
+    assert len(rest.scored) == 3  # two had been written, the third and fourth were on their way
+
+
+@pytest.mark.parametrize("damage", ["scores", "index", "cut"])
+def test_scores_that_do_not_belong_to_their_index_are_refused(other, tiny, tmp_path, damage):
+    rows = make_examples(on_cpu(tiny), 2)
+    path = tmp_path / "2_scores.safetensors"
+    stored_scores(path, rows, other, 5, Counting(other, rows))
+    if damage == "scores":
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    elif damage == "index":
+        path.with_suffix(".json").write_text('{"schema": 1}')
+    else:
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match="scored anew"):
+        stored_scores(path, rows, other, 5, Counting(other, rows))
+
+
+def test_scores_of_another_teacher_or_of_fewer_tokens_are_refused(other, tiny, tmp_path):
+    rows = make_examples(on_cpu(tiny), 2)
+    path = tmp_path / "2_scores.safetensors"
+    stored_scores(path, rows, other, 5, Counting(other, rows))
+    with pytest.raises(DataError, match="scores of another teacher"):
+        stored_scores(path, rows, tiny, 5, Counting(tiny, rows))
+    with pytest.raises(DataError, match="holds 5 tokens at each place, not 9"):
+        stored_scores(path, rows, other, 9, Counting(other, rows))
+
+
+# Which pairs
+
+
+def test_a_pair_with_different_tokenizers_is_refused_with_the_objectives_that_are_possible(tiny, tmp_path):
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({"<unk>": 0, "one": 1, "two": 2}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<unk>").save_pretrained(tmp_path)
+    config = LlamaConfig(vocab_size=3, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    files = TeacherFiles(str(tmp_path), tmp_path / "s.safetensors")
+    with pytest.raises(SetupError, match=r"different tokenizers.*use sft, step_by_step, reject_on_student"):
+        fitting(files, str(tiny), "on_policy")
+
+
+def test_a_teacher_that_is_missing_or_on_a_server_or_the_student_itself_is_refused(tiny, other, tmp_path):
+    with pytest.raises(SetupError, match="--teacher_model"):
+        fitting(None, str(tiny), "offline_kd")
+    with pytest.raises(SetupError, match="on a server"):
+        fitting(TeacherFiles(None, tmp_path), str(tiny), "on_policy")
+    with pytest.raises(SetupError, match="the same model"):
+        fitting(TeacherFiles(str(tiny), tmp_path), str(tiny), "on_policy")
+    files = TeacherFiles(str(other), tmp_path)
+    assert fitting(files, str(tiny), "on_policy") is files
+
+
+def test_another_chat_template_with_the_same_tokens_is_no_hindrance(tiny, tmp_path):
+    make_model(tmp_path, template=LLAMA, seed=3)
+    files = TeacherFiles(str(tmp_path), tmp_path / "s.safetensors")
+    assert fitting(files, str(tiny), "offline_kd") is files
