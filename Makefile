@@ -9,11 +9,12 @@ PIP    := $(BIN)/python -m pip install --quiet
 # another index: make setup CPU_TORCH='torch --index-url URL'.
 CPU_TORCH ?= torch==2.13.0+cpu
 
-.PHONY: help setup quickstart fuzz faults test lint clean
+.PHONY: help setup quickstart bench-train fuzz faults test lint clean
 
 help:
 	@echo "make quickstart   the whole loop on real models: teacher, traces, LoRA, verdict"
 	@echo "make test         every test, one of them on a real model"
+	@echo "make bench-train  training speed and memory beside TRL; QUESTIONS=FILE with question and answer a line"
 	@echo "make fuzz         random and coverage-guided input for every reader, a minute each"
 	@echo "make faults       kills, full disks and twins on real processes, ten minutes; mounts a tmpfs of its own"
 	@echo "make lint         ruff and mypy"
@@ -30,6 +31,11 @@ $(READY): pyproject.toml
 
 quickstart: $(READY)
 	$(BIN)/cotdistill run recipes/quickstart.yaml
+
+bench-train: $(READY)
+	$(PIP) -e '.[trl]'
+	$(BIN)/python -m benchmarks.train --questions $(QUESTIONS) --lengths 256 512 1024 \
+		--student smollm2-135m-instruct --rows 64 --student qwen2.5-coder-0.5b-instruct --rows 16
 
 test: $(READY)
 	$(BIN)/python -m pytest

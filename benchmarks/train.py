@@ -1,6 +1,7 @@
 """Training speed and memory beside TRL's SFTTrainer, on the same rows in the same steps.
 
-    python -m benchmarks.train --questions gsm8k_train.jsonl --student smollm2-135m-instruct [--student DIRECTORY]
+    make bench-train QUESTIONS=gsm8k_train.jsonl
+    python -m benchmarks.train --questions gsm8k_train.jsonl --student smollm2-135m-instruct --rows 64
 
 Each arm is a process of its own, so that its peak memory is its own; the arms take turns. All train LoRA r 8 on the
 six default layers, batch 4 x accumulation 4, fp32, the same optimizer, learning rate and dropout 0, on rows of
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=Path, help="JSON Lines of question and answer, as GSM8K's")
     parser.add_argument("--student", action="append", default=[], help="directory or catalogue name; repeatable")
-    parser.add_argument("--rows", type=int, nargs="+", default=[64], help="training rows, for each student in turn")
+    parser.add_argument("--rows", type=int, action="append", default=[], help="training rows of each student; 64")
     parser.add_argument("--rounds", type=int, default=1, help="how often the arms take turns; the best of each counts")
-    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="also rows of about so many tokens each")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="also 4 rows of about so many tokens each")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -52,9 +54,9 @@ def main() -> None:
     if not options.questions or not options.student:
         parser.error("--questions and --student are needed")
     rows = []
-    for student, count in zip(options.student, options.rows * len(options.student), strict=False):
+    for student, count in zip_longest(options.student, options.rows, fillvalue=64):
         for length in (None, *options.lengths):
-            rows += compare(student, options.questions, count if length is None else 16, length, options.rounds)
+            rows += compare(student, options.questions, BATCH if length else count, length, options.rounds)
             options.output.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"\n{options.output}")
 

@@ -44,8 +44,8 @@ def naive(module, rows):
 def rows_of(model):
     """Rows of many lengths, two of them other answers to a question that is there already."""
     rows = make_examples(model, 5)
-    other = [Example("x", "x", row.input_ids[: row.prompt_length] + [65, 66, row.input_ids[-1]], row.prompt_length) for row in rows[:2]]
-    return [*rows, *other]
+    prompts = [row.input_ids[: row.prompt_length] for row in rows[:2]]
+    return [*rows, *(Example("x", "x", [*prompt, 65, 66, rows[0].input_ids[-1]], len(prompt)) for prompt in prompts)]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)

@@ -102,8 +102,9 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
     asked = _count(directory / "1_questions.jsonl", Question)
     yield _stage("questions", manifest)
     sample = f"evaluate/{BASE}"
-    if sample in manifest.stages:
-        answers = _rows(sample, manifest, directory / "0_plan" / "base.jsonl", None, None)
+    if sample in manifest.stages or (recipe and not recipe.plan.skip and "train" not in manifest.stages):
+        count = min(asked, recipe.plan.questions) if recipe else None
+        answers = _rows(sample, manifest, directory / "0_plan" / "base.jsonl", count, None)
         yield msgspec.structs.replace(answers, name="plan", done=answers.done and manifest.done("plan"))
     yield _rows("generate", manifest, directory / "2_traces.jsonl", asked * samples if asked else None, server)
     yield _verdicts(directory / "2_traces.jsonl", directory / "3_verdicts.jsonl")
