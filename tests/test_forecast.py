@@ -23,7 +23,7 @@ def test_a_stage_costs_what_its_sample_did_times_its_rows():
     assert generate.tokens.low < 8000 < generate.tokens.high
     assert generate.money is not None
     assert generate.money.expected == pytest.approx((5000 * 1 + 3000 * 10) / 1e6)
-    assert (train.tokens.expected, train.seconds.expected) == (16000, 400)
+    assert (train.tokens.expected, train.seconds.expected) == (16000, 320)
     assert (train.tokens.low, train.tokens.high) == (12000, 19000)
     assert base.money is None
     assert found.tokens.expected == 8000 + 16000 + 140

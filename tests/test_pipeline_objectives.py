@@ -146,6 +146,7 @@ def test_the_command_keeps_the_teachers_scores_beside_the_traces(tiny, other, tm
         (["--objective", "on_policy"], "--teacher_model"),
         (["--objective", "reject_on_student"], "cotdistill run"),
         (["--objective", "step_by_step", "--alpha", "1"], "alpha between 0 and 1"),
+        (["--teacher_model", "somebody"], "leave --teacher_model out"),
     ],
 )
 def test_the_command_refuses_what_cannot_work(tiny, tmp_path, flags, said):

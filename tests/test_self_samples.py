@@ -6,9 +6,12 @@ import pytest
 from cotdistill import pipeline, stages
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
+from cotdistill.journal import write_rows
 from cotdistill.question import Question
 from cotdistill.recipe import Verify
-from cotdistill.self_samples import refuse_unconfirmed
+from cotdistill.self_samples import TRACES, VERDICTS, own_pairs, refuse_unconfirmed
+from cotdistill.trace import Trace
+from cotdistill.verdict import Verdict
 from test_pipeline import recipe, solve
 
 WRONG = "1 + 1 = 2.\nFinal Answer: 999"
@@ -31,7 +34,7 @@ def engines(monkeypatch):
         return opened[-1]
 
     def hits(question):
-        return len(question) % 2 == 0
+        return sum(map(ord, question)) % 2 == 0
 
     monkeypatch.setattr(pipeline, "teacher_engine", lambda models, batch, questions, generate, *_: open_engine(
         msgspec.structs.replace(models, server="own") if generate.num_samples > 1 else models))  # fmt: skip
@@ -54,7 +57,7 @@ def test_the_students_right_answers_are_added_where_the_teachers_traces_failed(t
     directory = tmp_path / "tiny"
     verdicts = {row["trace_id"]: row["status"] for row in rows(directory / "3_verdicts.jsonl")}
     failed = {trace.split("#")[0] for trace, status in verdicts.items() if status != "correct"}
-    assert failed
+    assert 0 < len(failed) < 6
     own = rows(directory / "2_student_traces.jsonl")
     assert {row["question_id"] for row in own} == failed
     assert len(own) == 4 * len(failed)
@@ -90,6 +93,15 @@ def test_samples_that_were_cut_off_are_gone_on_with(tiny, tmp_path, engines, mon
     pipeline.run(reject(tiny), runs=tmp_path, quiet=True)
     assert sorted(row["id"] for row in rows(path)) == sorted(msgspec.json.decode(line)["id"] for line in whole)
     assert len(engines[-1].requests) == 3
+
+
+def test_what_is_merely_unchecked_does_not_teach_the_student_what_it_does_anyway(tmp_path):
+    question = Question("a", "What is 1 + 1?")
+    traces = [Trace(f"a#{i}", "a", question.text, f"1 + 1 = 2.\nFinal Answer: {i}") for i in range(4)]
+    statuses = ("unchecked", "agrees", "correct", "wrong")
+    write_rows(tmp_path / TRACES, traces)
+    write_rows(tmp_path / VERDICTS, [Verdict(f"a#{i}", status, str(i)) for i, status in enumerate(statuses)])
+    assert [trace_id for trace_id, _, _ in own_pairs([question], tmp_path)] == ["a#1/student", "a#2/student"]
 
 
 def test_without_anything_that_tells_right_from_wrong_it_is_refused():

@@ -161,9 +161,9 @@ def test_the_command_prints_a_table_or_json_quickly_and_without_torch(runs):
     shown = cotdistill("status", str(runs / "cut"))
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
-    assert lines[0].endswith("1 of 11 stages done")
+    assert lines[0].endswith("1 of 12 stages done")
     assert lines[-1].startswith("next: cotdistill run ")
-    assert json.loads(cotdistill("status", str(runs / "cut"), "--json").stdout)["stages"][1]["missing"] == 1
+    assert json.loads(cotdistill("status", str(runs / "cut"), "--json").stdout)["stages"][2]["missing"] == 1
     code = (
         "import sys; from pathlib import Path; from cotdistill.status import status_of; "
         f"status_of(Path({str(runs / 'tiny')!r})); "

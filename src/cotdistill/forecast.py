@@ -17,7 +17,7 @@ from cotdistill.server import Server
 SPEED = (0.7, 1.5)
 """Time against the sample's, for the same tokens."""
 
-TRAINING = (2.0, 2.5, 4.0)
+TRAINING = (1.5, 2.0, 4.0)
 """Time of a training step against that of the forward pass alone: low, expected, high. The backward pass takes about
 twice the forward pass (Kaplan et al. 2020), less what frozen weights spare, more for the loss and padding."""
 

@@ -1,8 +1,8 @@
 """Loss: how likely the student finds the answers it is to learn, computed as sparingly as the model allows.
 
 Only answer positions are projected to the vocabulary, in chunks (``chunked.py``), and on a CPU the rows lie packed
-(``layout.py``). Models differ in what they do to attention and logits, so before training the sparing ways are held
-against the model's own forward pass, and the first that agrees is taken.
+(``layout.py``) and LoRA's layers are fused (``fused_lora.py``). Models differ in what they do to attention and logits,
+so before training the sparing ways are held against the model's own forward pass, and the first that agrees is taken.
 """
 
 import logging
@@ -16,12 +16,13 @@ from torch.nn.functional import cross_entropy
 from cotdistill.chunked import Term, each, nll
 from cotdistill.errors import TrainingError
 from cotdistill.example import IGNORE, Example
+from cotdistill.fused_lora import fuse, restore
 from cotdistill.layout import Batch, pack, pad, split
 from cotdistill.packed_attention import LINE, NAME, register
 
 log = logging.getLogger(__name__)
 
-TOKENS = 512
+TOKENS = 768
 """Tokens of a packed line: more take more memory and are hardly faster."""
 TOLERANCE = 1e-3
 """Relative difference between two computations of one loss; in bf16 it is a few 1e-4."""
@@ -38,15 +39,18 @@ class AnswerLoss:
         self._packed = packed
         self._chunked = chunked
         self._own_attention = self._base.config._attn_implementation
+        self._fused: list[Any] = []
 
     def __enter__(self) -> Self:
         if self._packed:
             register()
             self._base.set_attn_implementation(NAME)
+            self._fused = fuse(self._base)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._base.set_attn_implementation(self._own_attention)
+        restore(self._fused)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

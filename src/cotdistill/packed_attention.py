@@ -22,7 +22,7 @@ class Line:
 
     def __init__(self) -> None:
         self._lengths: list[int] = []
-        self._rows: list[tuple[range, list[int], torch.Tensor | None]] = []
+        self._rows: list[tuple[list[int], list[int], int, torch.Tensor | None]] = []
 
     def lay(self, rows: tuple[Row, ...]) -> None:
         """Get ready for a line of these rows."""
@@ -32,10 +32,14 @@ class Line:
         self._rows = []
         for (start, stop), whole in rows:
             sees = [piece for a, b in whole for piece in range(at[a], at[b])]
-            asks, seen = stop - start, sum(b - a for a, b in whole)
-            # SDPA's own causal mask is for rows that stand alone.
-            mask = torch.ones(asks, seen, dtype=torch.bool).tril(seen - asks) if seen > asks else None
-            self._rows.append((range(at[start], at[stop]), sees, mask))
+            own, shared = stop - start, sum(b - a for a, b in whole[:-1])
+            if shared <= own:
+                # Asking for the shared part again and dropping its answers costs less than a mask, which SDPA
+                # computes in full.
+                self._rows.append((sees, sees, own, None))
+            else:
+                mask = torch.ones(own, shared + own, dtype=torch.bool).tril(shared)
+                self._rows.append((list(range(at[start], at[stop])), sees, own, mask))
 
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any,
@@ -51,8 +55,8 @@ class Line:
                 torch.cat([values[i] for i in sees], dim=2),
                 attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
-            )
-            for asks, sees, mask in self._rows
+            )[:, :, -own:]
+            for asks, sees, own, mask in self._rows
         ]  # fmt: skip
         return torch.cat(answers, dim=2).transpose(1, 2).contiguous(), None
 

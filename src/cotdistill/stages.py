@@ -21,7 +21,7 @@ from cotdistill.disk import replace, write_atomic
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, Sampling
 from cotdistill.engines.opening import find_gguf, open_engine
-from cotdistill.errors import TrainingError
+from cotdistill.errors import TrainingError, UsageError
 from cotdistill.grade import grade
 from cotdistill.identity import digest, model_hash
 from cotdistill.journal import encode_row, read_rows, write_rows
@@ -238,6 +238,8 @@ def run_train(
         if settings.objective in TOKEN_LEVEL:
             ranks.alone(f"the objective {settings.objective}")
             teacher = fitting(teacher, student, settings.objective, trust_remote_code=trust_remote_code)
+        elif teacher:
+            raise UsageError(f"{settings.objective} asks no teacher for probabilities; leave --teacher_model out")
     labels = sorted(labels, key=lambda pair: pair[0]) if settings.objective == "step_by_step" else ()
     pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
     with ranks.together():

@@ -62,6 +62,11 @@ class LlamaCppEngine:
             "dtype": "gguf",
         }
 
+    @property
+    def address(self) -> str:
+        """Where llama.cpp's own listener waits, on loopback: ``http://127.0.0.1:41231``."""
+        return str(self._server.listening_address)
+
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """At most ``slots`` requests are in flight; leaving the iterator early waits for those only."""
         todo = iter(requests)
@@ -107,8 +112,7 @@ class LlamaCppEngine:
         body = {"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0}
         self._server.handle_chat_completions(body)
         headers = {"Authorization": f"Bearer {self._key}"}
-        address = self._server.listening_address
-        with httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=self.address, headers=headers, timeout=60, trust_env=False) as http:
             try:
                 for slot in range(self._slots):
                     action = "restore" if slot else "save"
