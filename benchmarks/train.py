@@ -2,6 +2,7 @@
 
     make bench-train QUESTIONS=gsm8k_train.jsonl
     python -m benchmarks.train --questions gsm8k_train.jsonl --student smollm2-135m-instruct --rows 64
+    python -m benchmarks.train --table benchmarks/results/train.json     prints the table of docs/training.md
 
 Each arm is a process of its own, so that its peak memory is its own; the arms take turns. All train LoRA r 8 on the
 six default layers, batch 4 x accumulation 4, fp32, the same optimizer, learning rate and dropout 0, on rows of
@@ -46,10 +47,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="how often the arms take turns; the best of each counts")
     parser.add_argument("--lengths", type=int, nargs="*", default=[], help="also 4 rows of about so many tokens each")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--table", type=Path, help="print what such a file holds, and stop")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         print(json.dumps(_arm(json.loads(options.arm))))
+        return
+    if options.table:
+        print(table(json.loads(options.table.read_text())))
         return
     if not options.questions or not options.student:
         parser.error("--questions and --student are needed")
@@ -58,7 +63,19 @@ def main() -> None:
         for length in (None, *options.lengths):
             rows += compare(student, options.questions, BATCH if length else count, length, options.rounds)
             options.output.write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"\n{options.output}")
+    print(f"\n{table(rows)}\n\n{options.output}")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line an arm; the ratios are ours to it."""
+    lines = ["| student | arm | tokens/s | peak memory | ours is | with, of its memory |", "|---|---|--:|--:|--:|--:|"]
+    for row in rows[::2]:
+        for arm, rate in row["tokens_per_second"].items():
+            peak = row["peak_mb"][arm]
+            faster, share = row["tokens_per_second"]["ours"] / rate, row["peak_mb"]["ours"] / peak
+            ratios = f"{faster:.2f}x as fast | {100 * share:.0f} %" if "TRL" in arm else "|"
+            lines.append(f"| {row['model']} | {arm} | {rate:.0f} | {peak / 1000:.1f} GB | {ratios} |")
+    return "\n".join(lines)
 
 
 def compare(student: str, questions: Path, count: int, length: int | None, rounds: int) -> list[dict[str, Any]]:
