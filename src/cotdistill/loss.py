@@ -54,8 +54,8 @@ class AnswerLoss:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """The model with its own attention, in the midst of ``with loss``: for writing text."""
-        self._base.set_attn_implementation(self._own_attention)
+        """The model as it was, in the midst of ``with loss``: for writing text."""
+        self.__exit__()
         try:
             yield
         finally:

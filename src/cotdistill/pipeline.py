@@ -15,7 +15,6 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,23 +22,23 @@ from cotdistill.disk import write_atomic
 from cotdistill.engines import Engine
 from cotdistill.engines.opening import open_engine, opened_late
 from cotdistill.errors import DataError, NotWorthIt
-from cotdistill.generated import chance_rate, generate, prove_disjoint
-from cotdistill.journal import read_rows, write_rows
+from cotdistill.journal import read_rows
 from cotdistill.lock import locked
 from cotdistill.manifest import Manifest, file_hash, input_of
-from cotdistill.overlap import refuse_overlap, refuse_shown
+from cotdistill.overlap import refuse_shown
 from cotdistill.plan import BASE, Plan, lines
 from cotdistill.planning import Planning, run_plan
 from cotdistill.prompt import LABEL_PROMPT, Shot, load_few_shot
 from cotdistill.publication import publish
-from cotdistill.question import Question, check_golds, load_questions
+from cotdistill.question import Question
 from cotdistill.ranks import here
-from cotdistill.recipe import Generate, Models, Recipe, Source, Target, dump_recipe, load_recipe
+from cotdistill.recipe import Generate, Models, Recipe, Target, dump_recipe, load_recipe
 from cotdistill.report import Report
 from cotdistill.run_files import EXPORT
 from cotdistill.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.screen import watched
 from cotdistill.self_samples import asked_of, refuse_unconfirmed, with_own
+from cotdistill.sets import Sets, make_sets
 from cotdistill.stages import (
     identify,
     run_evaluate,
@@ -53,14 +52,6 @@ from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 
 log = logging.getLogger(__name__)
-
-
-class Sets(msgspec.Struct, frozen=True):
-    """The questions of a run, in three lists that share no question."""
-
-    train: list[Question]
-    held_out: list[Question]
-    unseen: list[Question]
 
 
 def run(
@@ -197,32 +188,7 @@ class Run:
         write_atomic(self.directory / "recipe.yaml", dump_recipe(recipe).encode())
 
     def _questions(self) -> Sets:
-        """Held-out questions are made first; training questions may share neither text nor operands with them."""
-        wanted = self.recipe.questions
-        names = {"train": "1_questions.jsonl", "held_out": "1_held_out.jsonl", "unseen": "1_unseen.jsonl"}
-        files = {part: self.directory / name for part, name in names.items() if getattr(wanted, part)}
-        settings = {part: _claimed(getattr(wanted, part)) for part in names}
-        self.manifest.claim("questions", settings, overwrite=self.overwrite, files=list(files.values()))
-        if self.manifest.done("questions"):
-            return Sets(**{part: list(read_rows(files[part], Question)) if part in files else [] for part in names})
-        self.manifest.begin("questions")
-        held_out = _load(wanted.held_out)
-        unseen = _load(wanted.unseen, exclude=held_out) if wanted.unseen else []
-        sets = Sets(_load(wanted.train, exclude=[*held_out, *unseen]), held_out, unseen)
-        for questions in (sets.train, sets.held_out, sets.unseen):
-            check_golds(questions)
-        if any(question.gold is None for question in held_out):
-            raise DataError("every held-out question needs an answer: without gold there is no accuracy")
-        # A task's numbers are what it asks about; in a user's file the same numbers mean nothing.
-        parts = ((wanted.held_out, held_out), (wanted.unseen, unseen))
-        made = [question for source, part in parts if source and source.tasks for question in part]
-        refuse_overlap(sets.train, [*held_out, *unseen])
-        proof = msgspec.to_builtins(prove_disjoint(sets.train, made)) if made and wanted.train.tasks else {}
-        for part, file in files.items():
-            write_rows(file, getattr(sets, part))
-        sizes = {part: len(getattr(sets, part)) for part in names}
-        self.manifest.finish("questions", **sizes, disjoint=proof, chance_rate=chance_rate(held_out))
-        return sets
+        return make_sets(self.recipe.questions, self.directory, self.manifest, overwrite=self.overwrite)
 
     def _ask_teacher(
         self, questions: Sequence[Question], shots: Sequence[Shot], *, unasked: Sequence[Question] = (), overwrite: bool
@@ -377,18 +343,3 @@ def evaluate_export(directory: Path, artifact: Path, *, overwrite: bool = False,
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, independent of how its YAML was laid out."""
     return hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
-
-
-def _load(source: Source, exclude: Sequence[Question] = ()) -> list[Question]:
-    if source.file:
-        return list(load_questions(source.file, limit=source.limit).rows)
-    questions = generate(source.tasks, source.seed, exclude=exclude)
-    return questions[: source.limit] if source.limit else questions
-
-
-def _claimed(source: Source | None) -> dict[str, Any] | None:
-    """A source as a setting: its file by what is in it, wherever it lies; one of the hub by its name."""
-    if source is None:
-        return None
-    read = input_of(source.file) if source.file else {}
-    return {**msgspec.to_builtins(source), "file": read.get("sha256", read.get("name"))}

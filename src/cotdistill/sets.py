@@ -1,0 +1,72 @@
+"""Sets: the questions of a run, in three lists that share no question.
+
+    1_questions.jsonl  what the teacher is asked     1_held_out.jsonl  what decides     1_unseen.jsonl  another kind
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cotdistill.errors import DataError
+from cotdistill.generated import chance_rate, generate, prove_disjoint
+from cotdistill.journal import read_rows, write_rows
+from cotdistill.manifest import Manifest, input_of
+from cotdistill.overlap import refuse_overlap
+from cotdistill.question import Question, check_golds, load_questions
+from cotdistill.recipe import Questions, Source
+
+FILES = {"train": "1_questions.jsonl", "held_out": "1_held_out.jsonl", "unseen": "1_unseen.jsonl"}
+
+
+class Sets(msgspec.Struct, frozen=True):
+    train: list[Question]
+    held_out: list[Question]
+    unseen: list[Question]
+
+
+def make_sets(wanted: Questions, directory: Path, manifest: Manifest, *, overwrite: bool) -> Sets:
+    """The questions in ``directory``, made where they are owed. Held-out questions are made first; training questions
+    may share neither text nor operands with them.
+
+    Raises ``DataError`` where they do, and for gold answers that could not be checked against.
+    """
+    files = {part: directory / name for part, name in FILES.items() if getattr(wanted, part)}
+    settings = {part: _claimed(getattr(wanted, part)) for part in FILES}
+    manifest.claim("questions", settings, overwrite=overwrite, files=list(files.values()))
+    if manifest.done("questions"):
+        return Sets(**{part: list(read_rows(files[part], Question)) if part in files else [] for part in FILES})
+    manifest.begin("questions")
+    held_out = _load(wanted.held_out)
+    unseen = _load(wanted.unseen, exclude=held_out) if wanted.unseen else []
+    sets = Sets(_load(wanted.train, exclude=[*held_out, *unseen]), held_out, unseen)
+    for questions in (sets.train, sets.held_out, sets.unseen):
+        check_golds(questions)
+    if any(question.gold is None for question in held_out):
+        raise DataError("every held-out question needs an answer: without gold there is no accuracy")
+    # A task's numbers are what it asks about; in a user's file the same numbers mean nothing.
+    parts = ((wanted.held_out, held_out), (wanted.unseen, unseen))
+    made = [question for source, part in parts if source and source.tasks for question in part]
+    refuse_overlap(sets.train, [*held_out, *unseen])
+    proof = msgspec.to_builtins(prove_disjoint(sets.train, made)) if made and wanted.train.tasks else {}
+    for part, file in files.items():
+        write_rows(file, getattr(sets, part))
+    sizes = {part: len(getattr(sets, part)) for part in FILES}
+    manifest.finish("questions", **sizes, disjoint=proof, chance_rate=chance_rate(held_out))
+    return sets
+
+
+def _load(source: Source, exclude: Sequence[Question] = ()) -> list[Question]:
+    if source.file:
+        return list(load_questions(source.file, limit=source.limit).rows)
+    questions = generate(source.tasks, source.seed, exclude=exclude)
+    return questions[: source.limit] if source.limit else questions
+
+
+def _claimed(source: Source | None) -> dict[str, Any] | None:
+    """A source as a setting: its file by what is in it, wherever it lies; one of the hub by its name."""
+    if source is None:
+        return None
+    read = input_of(source.file) if source.file else {}
+    return {**msgspec.to_builtins(source), "file": read.get("sha256", read.get("name"))}
