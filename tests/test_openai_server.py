@@ -27,7 +27,7 @@ from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
 from cotdistill.recipe import decode_recipe, dump_recipe
 from cotdistill.server import Server
-from cotdistill.stages import identify
+from cotdistill.stages.models import identify
 from cotdistill.trace import Trace, teach
 from server_double import ServerDouble, answers, drips, drops, echoes, fails, hangs, says
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cotdistill import pipeline, stages
+from cotdistill import pipeline
 from cotdistill.commands.evaluate import evaluate
 from cotdistill.commands.generate import generate
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, ResumeError
 from cotdistill.manifest import Manifest
+from cotdistill.stages import models
 from test_pipeline import recipe, solve
 
 
@@ -23,7 +24,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedEngine]:
         engines.append(ScriptedEngine(lambda question: f"It is so.\nFinal Answer: {len(question)}"))
         return engines[-1]
 
-    monkeypatch.setattr(stages, "teacher_engine", open_teacher)
+    monkeypatch.setattr(models, "teacher_engine", open_teacher)
     return engines
 
 

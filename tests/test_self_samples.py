@@ -3,13 +3,14 @@
 import msgspec
 import pytest
 
-from cotdistill import pipeline, stages
+from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
 from cotdistill.journal import write_rows
 from cotdistill.question import Question
 from cotdistill.recipe import Verify
 from cotdistill.self_samples import TRACES, VERDICTS, own_pairs, refuse_unconfirmed
+from cotdistill.stages.train import run_train
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 from test_pipeline import recipe, solve
@@ -89,7 +90,7 @@ def test_samples_that_were_cut_off_are_gone_on_with(tiny, tmp_path, engines, mon
     path = tmp_path / "tiny/2_student_traces.jsonl"
     whole = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(whole[:-3]) + whole[-3][:9])
-    monkeypatch.setattr(pipeline, "run_train", stages.run_train)
+    monkeypatch.setattr(pipeline, "run_train", run_train)
     pipeline.run(reject(tiny), runs=tmp_path, quiet=True)
     assert sorted(row["id"] for row in rows(path)) == sorted(msgspec.json.decode(line)["id"] for line in whole)
     assert len(engines[-1].requests) == 3

@@ -14,7 +14,7 @@ from cotdistill.journal import read_rows
 from cotdistill.judging import judge_question
 from cotdistill.question import Question
 from cotdistill.recipe import Target, Verify
-from cotdistill.stages import teaching_pairs
+from cotdistill.stages.verify import teaching_pairs
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import Verdict

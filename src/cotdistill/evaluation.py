@@ -22,7 +22,8 @@ from cotdistill.recipe import Evaluate, Generate, Models
 from cotdistill.report import Facts, build_report, to_json
 from cotdistill.score import metrics
 from cotdistill.server import Server
-from cotdistill.stages import identify, run_evaluate, teacher_engine
+from cotdistill.stages.evaluate import run_evaluate
+from cotdistill.stages.models import identify, teacher_engine
 
 log = logging.getLogger(__name__)
 

@@ -39,15 +39,11 @@ from cotdistill.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.screen import watched
 from cotdistill.self_samples import asked_of, refuse_unconfirmed, with_own
 from cotdistill.sets import Sets, make_sets
-from cotdistill.stages import (
-    identify,
-    run_evaluate,
-    run_generate,
-    run_train,
-    run_verify,
-    teacher_engine,
-    teaching_pairs,
-)
+from cotdistill.stages.evaluate import run_evaluate
+from cotdistill.stages.generate import run_generate
+from cotdistill.stages.models import identify, teacher_engine
+from cotdistill.stages.train import run_train
+from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 

@@ -30,7 +30,8 @@ from cotdistill.prompt import messages_for
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe
 from cotdistill.relation import Relation, read_tokenizer, read_tokens, relation, tokens_of
-from cotdistill.stages import run_evaluate, run_verify, teaching_pairs
+from cotdistill.stages.evaluate import run_evaluate
+from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.symbolic import same_symbolic
 from cotdistill.template import ChatTemplate
 from cotdistill.trace import Trace

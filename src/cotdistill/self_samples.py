@@ -17,7 +17,9 @@ from cotdistill.journal import Rows
 from cotdistill.manifest import Manifest
 from cotdistill.question import Question
 from cotdistill.recipe import Generate, Recipe, Verify
-from cotdistill.stages import OpenEngine, run_generate, run_verify, teaching_pairs
+from cotdistill.stages.generate import run_generate
+from cotdistill.stages.models import OpenEngine
+from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 

@@ -55,7 +55,9 @@ def generate(
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
     from cotdistill.recipe import Generate, Models, Verify
-    from cotdistill.stages import identify, run_generate, run_verify, teacher_engine
+    from cotdistill.stages.generate import run_generate
+    from cotdistill.stages.models import identify, teacher_engine
+    from cotdistill.stages.verify import run_verify
 
     do_sample = do_sample and temperature > 0
     if num_samples > 1 and not do_sample:

@@ -124,7 +124,7 @@ def train(
     from cotdistill.ranks import here
     from cotdistill.recipe import Lora, TrainSettings
     from cotdistill.scoring_teacher import TeacherFiles
-    from cotdistill.stages import run_train
+    from cotdistill.stages.train import run_train
 
     targets = tuple(target_modules.replace(",", " ").split())
     lora = Lora(lora_r, lora_alpha, lora_dropout, targets, use_dora, use_rslora)

@@ -57,7 +57,7 @@ def verify(
     from cotdistill.kinds import KINDS
     from cotdistill.question import load_questions
     from cotdistill.recipe import Verify
-    from cotdistill.stages import run_verify
+    from cotdistill.stages.verify import run_verify
 
     if kind not in (None, *KINDS):
         raise UsageError(f"--kind {kind} is none of {', '.join(KINDS)}")

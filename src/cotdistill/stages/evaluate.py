@@ -1,0 +1,101 @@
+"""adapter --evaluate--> predictions: one model answers every held-out question."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cotdistill.asking import Account, row_id
+from cotdistill.engines import Sampling
+from cotdistill.identity import digest
+from cotdistill.journal import read_rows
+from cotdistill.keys import Keys
+from cotdistill.manifest import Manifest, file_hash
+from cotdistill.prediction import Prediction, predict
+from cotdistill.progress import Bar
+from cotdistill.prompt import Shot
+from cotdistill.question import Question
+from cotdistill.server import Server
+from cotdistill.stages.models import OpenEngine, engine_and_format
+
+
+def run_evaluate(
+    name: str,
+    questions: Sequence[Question],
+    path: Path,
+    manifest: Manifest,
+    *,
+    model: dict[str, str],
+    adapter: Path | None = None,
+    system_prompt: str,
+    shots: Sequence[Shot] = (),
+    sampling: Sampling,
+    num_samples: int = 1,
+    batch_size: int,
+    open_model: OpenEngine,
+    server: Server | None = None,
+    unasked: Sequence[Question] = (),
+    load_in_4bit: bool | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> list[Prediction]:
+    """One model's answers to every question, in ``path`` and returned in the order of the questions, each question's
+    samples together. ``server`` and ``unasked`` are as for ``run_generate``; answers to unasked questions are not
+    returned."""
+    stage = f"evaluate/{name}"
+    claimed: dict[str, Any] = {
+        "model": model,
+        "adapter": file_hash(adapter / "adapter_model.safetensors") if adapter else None,
+        "adapter_config": file_hash(adapter / "adapter_config.json") if adapter else None,
+        "load_in_4bit": load_in_4bit,
+        "trust_remote_code": trust_remote_code,
+        "system_prompt": system_prompt,
+        "batch_size": batch_size,
+        "sampling": msgspec.to_builtins(sampling),
+    }
+    # Only where they are set: records from before there were any still fit.
+    claimed |= {"few_shot": digest(msgspec.to_builtins(tuple(shots)))} if shots else {}
+    claimed |= {"num_samples": num_samples} if num_samples > 1 else {}
+    manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
+    ids = [question.id for question in questions]
+    before = Account(path, Prediction, Keys(question.id for question in (*questions, *unasked)))
+    planned = [(question_id, sample) for question_id in ids for sample in range(num_samples)]
+    owed = before.owed(row_id(*one) for one in planned)
+    if not owed and manifest.done(stage):
+        return _answers(path, planned)
+    right = answered = 0
+    engine = open_model()
+    manifest.begin(stage, planned=len(planned), engine=engine_and_format(engine))
+    with Bar(name, len(planned), len(planned) - owed, quiet=quiet) as bar:
+
+        def show(row: Prediction) -> None:
+            nonlocal right, answered
+            answered += 1
+            right += bool(row.correct)
+            bar.step(f"{right} of {answered} right" if row.correct is not None else "", tokens=row.completion_tokens)
+
+        predict(
+            engine, questions, path, system=system_prompt, shots=shots, sampling=sampling, num_samples=num_samples,
+            show=show,
+        )  # fmt: skip
+    answers = _answers(path, planned)
+    prompt_tokens = sum(row.prompt_tokens for row in answers)
+    completion_tokens = sum(row.completion_tokens for row in answers)
+    money = server.money(prompt_tokens, completion_tokens) if server else None
+    manifest.finish(
+        stage,
+        engine=engine.describe(),
+        rows=len(planned),
+        errors=sum(row.finish == "error" for row in answers),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        **({"money": money} if money is not None else {}),
+    )
+    return answers
+
+
+def _answers(path: Path, planned: Sequence[tuple[str, int]]) -> list[Prediction]:
+    rows = {(row.question_id, row.sample): row for row in read_rows(path, Prediction)}
+    return [rows[one] for one in planned if one in rows]

@@ -1,0 +1,48 @@
+"""Models of a stage: which one it is, how it is opened, what runs it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cotdistill.download import local_model
+from cotdistill.engines import Engine
+from cotdistill.engines.opening import find_gguf, open_engine
+from cotdistill.identity import model_hash
+from cotdistill.prompt import Shot, user_text
+from cotdistill.question import Question
+from cotdistill.recipe import Generate, Models
+from cotdistill.server import Server
+
+OpenEngine = Callable[[], Engine]
+
+
+LONGEST_CONTEXT = 8192
+"""Tokens of prompt and answer that llama.cpp keeps for each request; one endless question must not fill the memory."""
+
+
+def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question], generate: Generate,
+                   shots: Sequence[Shot], device_map: str | None = "auto") -> Engine:  # fmt: skip
+    """Open the teacher with a context that holds the longest prompt and its answer."""
+    prompt = len(generate.system_prompt) + sum(len(s.question) + len(s.reasoning) for s in shots)
+    longest = prompt + max((len(user_text(question)) for question in questions), default=0)
+    # Two characters a token is fewer than English or code has; what still does not fit becomes an error row.
+    context = min(max(1024, longest // 2 + generate.sampling.max_new_tokens + 256), LONGEST_CONTEXT)
+    return open_engine(
+        models.teacher, engine=models.engine, batch_size=batch_size, context=context,
+        load_in_4bit=models.load_in_4bit, device_map=device_map, trust_remote_code=models.trust_remote_code,
+        server=models.server,
+    )  # fmt: skip
+
+
+def identify(model: str, *, gguf: bool, server: Server | None = None) -> dict[str, str]:
+    """What a manifest says of a model: its name and the hash of its files; pulls a catalogue model if need be.
+    A server's model has a name only."""
+    if server:
+        return {"name": model, "hash": ""}
+    path = find_gguf(model) or local_model(model, want="gguf" if gguf else "hf")
+    return {"name": Path(model).name, "hash": model_hash(path)}
+
+
+def engine_and_format(engine: Engine) -> str:
+    """What runs a model, in which number format; its version may change on the way."""
+    said = engine.describe()
+    return ", ".join(filter(None, (said["engine"].partition(" ")[0], said["dtype"])))

@@ -1,0 +1,156 @@
+"""verdicts --train--> adapter: examples, the check before the first step, LoRA, the adapter and its facts."""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from cotdistill.disk import write_atomic
+from cotdistill.download import local_model
+from cotdistill.errors import TrainingError, UsageError
+from cotdistill.identity import digest
+from cotdistill.journal import write_rows
+from cotdistill.lint import LONGEST_ANSWER, check_packages, lint
+from cotdistill.manifest import Manifest, input_of
+from cotdistill.plot import loss_svg
+from cotdistill.progress import Bar
+from cotdistill.prompt import LABEL_PROMPT, user_text
+from cotdistill.question import Question
+from cotdistill.ranks import here
+from cotdistill.recipe import TrainSettings
+from cotdistill.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
+from cotdistill.stages.models import identify
+
+log = logging.getLogger(__name__)
+
+
+def run_train(
+    pairs: Sequence[tuple[str, Question, str]],
+    output_dir: Path,
+    manifest: Manifest,
+    *,
+    student: str,
+    system_prompt: str,
+    settings: TrainSettings,
+    examples_file: Path | None = None,
+    max_new_tokens: int = LONGEST_ANSWER,
+    report_to: str = "none",
+    load_in_4bit: bool | None = None,
+    device_map: str | None = "auto",
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    say: Callable[[str], object] = lambda text: None,
+    labels: Sequence[tuple[str, Question, str]] = (),
+    teacher: TeacherFiles | None = None,
+) -> dict[str, object]:
+    """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage. ``labels`` are the same traces'
+    answers alone, for ``step_by_step``; ``teacher`` is who scores tokens, for the objectives that need one. ``say`` is
+    given an example before training begins; ``max_new_tokens`` is what the student's answers will be cut at;
+    ``report_to`` is a tracker.
+
+    Under a launcher every process calls this, after it has joined the others; the first one keeps the manifest and
+    writes, and the facts are its.
+    """
+    ranks = here()
+    with ranks.together():
+        if not pairs:
+            raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
+        ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
+        check_packages(settings, report_to)
+        if ranks.first:
+            local_model(student, want="hf")  # pulled and converted before the others look for it
+        if settings.objective in TOKEN_LEVEL:
+            if ranks.size > 1:
+                raise UsageError(f"{settings.objective} is the work of one process; start it without a launcher")
+            teacher = fitting(teacher, student, settings.objective, trust_remote_code=trust_remote_code)
+        elif teacher:
+            raise UsageError(f"{settings.objective} asks no teacher for probabilities; leave --teacher_model out")
+    labels = sorted(labels, key=lambda pair: pair[0]) if settings.objective == "step_by_step" else ()
+    pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
+    with ranks.together():
+        claimed = {
+            "student": identify(student, gguf=False),
+            "system_prompt": system_prompt,
+            "examples": digest([[trace_id, user_text(q), text] for trace_id, q, text in pairs]),
+            "load_in_4bit": load_in_4bit,
+            "trust_remote_code": trust_remote_code,
+            "train": settings.that_count,
+        }
+        # Only where there are any: records from before there were objectives still fit.
+        claimed |= {"labels": digest([[id_, user_text(q), text] for id_, q, text in labels])} if labels else {}
+        claimed |= {"teacher": teacher.identity} if teacher else {}
+        if ranks.first:
+            manifest.claim("train", claimed, overwrite=overwrite, files=[output_dir])
+    ranks.alike(digest(claimed))
+    if ranks.told(manifest.done("train")):
+        log.info("%s: already trained", output_dir)
+        return manifest.facts("train")
+
+    from cotdistill.example import build_examples
+    from cotdistill.hardware import place
+    from cotdistill.model import load_model
+    from cotdistill.objective_choice import open_objective
+    from cotdistill.training import Progress, train
+
+    with ranks.together():
+        placement = place(load_in_4bit, device_map)
+        log.info("student on %s", placement.sentence())
+        model = load_model(local_model(student, want="hf"), placement, trust_remote_code=trust_remote_code)
+        max_length = min(settings.max_length, model.context_length)
+        examples = build_examples(model.template, pairs, system=system_prompt, max_length=max_length)
+        at_once = build_examples(
+            model.template, labels, system=LABEL_PROMPT, max_length=max_length, task="label"
+        ) if labels else None  # fmt: skip
+        rows = [*examples.kept, *(at_once.kept if at_once else ())]
+        if examples_file and ranks.first:
+            write_rows(examples_file, rows)
+        if ranks.first:
+            if at_once:
+                lint(
+                    model.template, labels, at_once, settings, system=LABEL_PROMPT, max_new_tokens=max_new_tokens
+                ).stop()
+            found = lint(
+                model.template, pairs, examples, settings, system=system_prompt, max_new_tokens=max_new_tokens
+            )
+            say(f"{found.sample}\n{found.counts}")
+            found.stop()
+            for warning in found.warnings:
+                log.warning("%s", warning)
+            manifest.begin("train", engine=f"transformers, {placement.numbers()}")
+    if examples.too_long:
+        log.warning("%d examples exceed %d tokens and were left out", len(examples.too_long), max_length)
+    objective = open_objective(
+        settings, model, rows, teacher, max_length=max_length, placement=placement, trust_remote_code=trust_remote_code,
+        quiet=quiet,
+    )  # fmt: skip
+    with ranks.training(), Bar("training", 0, quiet=quiet or not ranks.first) as bar:
+
+        def show(step: Progress) -> None:
+            bar.total(step.steps, step.step)
+            memory = f", {step.peak_memory / 1e9:.1f} GB" if step.peak_memory else ""
+            bar.step(f"loss {step.loss:.3f}, {step.tokens_per_second:.0f} tokens/s{memory}")
+
+        result = train(
+            model, rows, settings, output_dir, system_prompt=system_prompt, placement=placement,
+            objective=objective, show=show, report_to=report_to, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+    if not ranks.first:
+        return {}
+    log.info(result.targets)
+    if result.validation:
+        tried = ", ".join(f"{nats:.4f} at step {step}" for step, nats in result.validation)
+        log.info("nats a token on held-out questions: %s; step %d is kept", tried, result.best_step)
+    write_atomic(output_dir / "loss.svg", loss_svg(result.losses, "Training loss, nats per answer token").encode())
+    facts: dict[str, object] = {
+        **msgspec.to_builtins(result),
+        "too_long": len(examples.too_long),
+        "placement": placement.sentence(),
+        "processes": ranks.size,
+        **({"scores": input_of(teacher.scores)} if teacher and settings.objective == "offline_kd" else {}),
+    }
+    manifest.finish("train", **facts)
+    shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)  # optimizer state, of use to a resume only
+    return facts

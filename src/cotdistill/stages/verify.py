@@ -1,0 +1,67 @@
+"""traces --verify--> verdicts, and what of them may be taught."""
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cotdistill.disk import replace
+from cotdistill.journal import encode_row, write_rows
+from cotdistill.judging import Tally, judge_file, watched, with_verdicts
+from cotdistill.question import Question
+from cotdistill.recipe import Target, Verify
+from cotdistill.shown import one_line
+from cotdistill.trace import Trace
+from cotdistill.trace_file import TraceFile
+from cotdistill.verdict import TEACHES, Verdict, taught_text
+
+log = logging.getLogger(__name__)
+
+
+MOST_LISTED = 20
+
+
+def run_verify(
+    questions: Sequence[Question],
+    traces: Path,
+    path: Path,
+    settings: Verify,
+    *,
+    only_known: bool = True,
+    keep: bool = False,
+    audit: Path | None = None,
+) -> Tally:
+    """Judge the traces of these questions (or, unless ``only_known``, all) into ``path``, in the order of the file;
+    into ``audit`` goes what two methods disagree on. Cheap and pure, so always done anew.
+
+    With ``keep``, raises ``ResumeError`` where an earlier verdict in ``path`` would change or go, and ``path`` stays
+    as it is; without, it says so. Judging a trace anew whose request had failed is no change.
+    """
+    tally = Tally()
+    with TraceFile(traces, questions, only_known=only_known) as file, tempfile.TemporaryFile() as spool:
+        disagreed = (lambda row: spool.write(encode_row(row))) if audit else None
+        verdicts = judge_file(file, settings, tally, audit=disagreed)
+        write_rows(path, watched(path, verdicts, keep=keep))
+        if audit:
+            spool.seek(0)
+            replace(audit, spool)
+    for hit in tally.contaminated[:MOST_LISTED]:
+        log.info("removed: %s", one_line(str(hit)))
+    if (more := len(tally.contaminated) - MOST_LISTED) > 0:
+        log.info("removed: %d more questions; the verdicts say for what", more)
+    if tally.overlapping:
+        first = one_line(str(tally.overlapping[0]))
+        log.info("kept: %d questions that share a run of words with the test set; %s", len(tally.overlapping), first)
+    return tally
+
+
+def teaching_pairs(
+    questions: Iterable[Question], traces: Iterable[Trace], verdicts: Iterable[Verdict], target: Target = "reasoning"
+) -> Iterator[tuple[str, Question, str]]:
+    """``(trace id, question, text to learn)`` for every trace that may teach, in the order of the traces."""
+    known = {question.id: question for question in questions}
+    for trace, verdict in with_verdicts(traces, verdicts):
+        if verdict is not None and verdict.status in TEACHES:
+            question = known.get(trace.question_id) or Question(trace.question_id, trace.question)
+            answer_only = f"Final Answer: {verdict.answer}"
+            yield trace.id, question, answer_only if target == "answer" else taught_text(trace, verdict)
