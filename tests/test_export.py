@@ -279,6 +279,9 @@ def test_a_run_that_is_not_finished_has_no_export_to_evaluate(student, tmp_path)
         pipeline.evaluate_export(tmp_path, tmp_path / "s.gguf")
 
 
+TIE = 0.1
+
+
 @pytest.mark.real_model
 def test_llama_cpp_gives_the_merged_smollm2s_own_answers(tmp_path):
     from cotdistill.download import local_model
@@ -299,9 +302,15 @@ def test_llama_cpp_gives_the_merged_smollm2s_own_answers(tmp_path):
     system = Message("system", SYSTEM_PROMPT)
     asked = ("What is 15% of 240?", "Tom has 3 apples and buys 4 more. How many?", "What is 12 - 5?")
     requests = [Request(text, (system, Message("user", text))) for text in asked]
-    answers = []
-    for path in files.values():
-        engine = open_engine(str(path), batch_size=3, load_in_4bit=False)
-        answers.append({one.key: one.text for one in engine.complete(requests, Sampling(max_new_tokens=32))})
-        engine.close()
-    assert answers[0] == answers[1]
+    engine = open_engine(str(files["gguf"]), batch_size=3)
+    answers = {one.key: one.text for one in engine.complete(requests, Sampling(max_new_tokens=32))}
+    engine.close()
+    merged = on_cpu(files["merged"])
+    for request in requests:
+        prompt = merged.template.prompt_ids(request.messages)
+        written = merged.tokenizer(answers[request.key], add_special_tokens=False).input_ids
+        assert len(written) >= 5
+        with torch.no_grad():
+            logits = merged.module(input_ids=torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1]
+        behind = logits.max(dim=1).values - logits.gather(1, torch.tensor(written)[:, None])[:, 0]
+        assert behind.max() < TIE  # rounding to 16 bits decides between tokens that the model holds nearly equal
