@@ -333,7 +333,7 @@ def test_questions_of_another_kind_show_forgetting_or_transfer(
     assert words in shown(build_report(asked(80), MODELS, transfer=transfer))
 
 
-@pytest.mark.parametrize("path", sorted(Path("benchmarks/results").glob("quickstart*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path("benchmarks/results").glob("quickstart_seed*.json")), ids=lambda path: path.stem)
 def test_reports_from_before_intervals_are_still_read(path: Path) -> None:
     report = from_json(path.read_bytes())
     assert report.verdict in ("better", "not_shown")
