@@ -15,6 +15,7 @@ import os
 import pkgutil
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,7 @@ SHORT: dict[Blow, dict[str, int]] = {
 }
 
 BLOWS_A_RUN = 18
-ATTEMPTS = 6
+ATTEMPTS = 12
 """How often a blow that came too late is tried again."""
 
 
@@ -171,6 +172,7 @@ def main() -> int:
     if not asked.short and os.geteuid() != 0 and shutil.which("unshare"):
         os.execvp("unshare", ["unshare", "--map-root-user", "--mount", sys.executable, *sys.argv])
     start = time.monotonic()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts aside with Ctrl-C turned off
     _import_once()
     home = asked.keep or Path(tempfile.mkdtemp(prefix="cotdistill-faults-"))
     home.mkdir(parents=True, exist_ok=True)
