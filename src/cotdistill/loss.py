@@ -101,7 +101,7 @@ class AnswerLoss:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """``project`` (n, width) stands for the projection of the n answer tokens, and takes the way of the logits
         out of the model; also returns the n targets."""
-        device = self._head.weight.device
+        device = self.device
         batch = pack(examples) if self._packed else pad(examples, self._pad_id)
         if batch.rows:
             LINE.lay(batch.rows)

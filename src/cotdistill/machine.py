@@ -27,6 +27,16 @@ _CPUINFO = Path("/proc/cpuinfo")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
+def peak_memory() -> int:
+    """The most bytes this process has held so far; 0 where the system does not say."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
+
+
 class Machine(msgspec.Struct, frozen=True):
     """``cores`` are those this process may use; ``gpus`` those of the machine, empty also where none can be seen
     without loading a library. ``cpu`` is the model's name, ``memory_gib`` all memory there is; None: unknown."""

@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 
 
-
 class Stage(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """One stage as recorded; ``finished`` is None while it is owed. Times are UTC.
 

@@ -103,7 +103,7 @@ def compare(
     ids = [question.id for question in questions]
     categories = {question.id: question.category for question in questions}
     models: dict[str, ModelScore] = {}
-    for name in sorted(predictions, key=_model_order):
+    for name in sorted(predictions, key=model_order):
         source = f"the predictions of {name}"
         models[name] = summarize(predictions[name], ids, categories, source)
         _check_same_questions(questions, predictions[name], source)
@@ -192,7 +192,7 @@ def from_json(data: bytes, source: str = "7_report.json") -> Report:
         raise DataError(message) from error
 
 
-def _model_order(name: str) -> tuple[int, str]:
+def model_order(name: str) -> tuple[int, str]:
     return (FIRST_MODELS.index(name) if name in FIRST_MODELS else len(FIRST_MODELS), name)
 
 

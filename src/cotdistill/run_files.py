@@ -23,7 +23,7 @@ from cotdistill.plan import PLAN, read_plan
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, load_recipe
-from cotdistill.report import FIRST_MODELS, Facts, Report, build_report, compare
+from cotdistill.report import Facts, Report, build_report, compare, model_order
 from cotdistill.score import first_samples_of, is_correct
 from cotdistill.statistics import p_text, paired
 from cotdistill.trace import Trace
@@ -176,6 +176,6 @@ def _predictions(directory: Path, manifest: Manifest, part: str, asked: Sequence
         weights = directory / "5_adapter" / "adapter_model.safetensors"
         if not weights.exists() or manifest.facts("evaluate/export").get("adapter") != file_hash(weights):
             done.remove("export")
-    done.sort(key=lambda name: (FIRST_MODELS.index(name) if name in FIRST_MODELS else len(FIRST_MODELS), name))
+    done.sort(key=model_order)
     ids = {question.id for question in asked}
     return {name: [row for row in _rows(files[name], Prediction) if row.question_id in ids] for name in done}

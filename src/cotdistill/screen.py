@@ -25,6 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cotdistill.machine import peak_memory
 from cotdistill.shown import one_line
 
 current: "Screen | None" = None
@@ -141,11 +142,8 @@ def memory() -> str:
     """The most that this process has held so far, and of a GPU's memory where torch uses one; "" where neither is
     known."""
     torch, said = sys.modules.get("torch"), []
-    with contextlib.suppress(ModuleNotFoundError):  # on Windows
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
-        said.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB at most")
+    if most := peak_memory():
+        said.append(f"{most / 2**30:.1f} GiB at most")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         said.append(f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB on the GPU")
     return ", ".join(said)

@@ -6,7 +6,6 @@ step, however they are spread over its micro-batches (chain-of-thought fine-tuni
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
+from cotdistill import machine
 from cotdistill.adapter import attach, save_adapter
 from cotdistill.best import Best, held_out
 from cotdistill.card import AdapterCard
@@ -287,12 +287,7 @@ def peak_memory(device: str) -> int:
     """The most bytes that were used at a time, of the GPUs' memory or of the machine's."""
     if device == "cuda":
         return sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
+    return machine.peak_memory()
 
 
 def _check_moved(adapted: Any) -> None:

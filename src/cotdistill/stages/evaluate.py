@@ -17,7 +17,7 @@ from cotdistill.progress import Bar
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
 from cotdistill.server import Server
-from cotdistill.stages.models import OpenEngine, engine_and_format
+from cotdistill.stages.models import OpenEngine, cost, engine_and_format
 
 
 def run_evaluate(
@@ -83,15 +83,12 @@ def run_evaluate(
     answers = _answers(path, planned)
     prompt_tokens = sum(row.prompt_tokens for row in answers)
     completion_tokens = sum(row.completion_tokens for row in answers)
-    money = server.money(prompt_tokens, completion_tokens) if server else None
     manifest.finish(
         stage,
         engine=engine.describe(),
         rows=len(planned),
         errors=sum(row.finish == "error" for row in answers),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        **({"money": money} if money is not None else {}),
+        **cost(prompt_tokens, completion_tokens, server),
     )
     return answers
 

@@ -17,7 +17,7 @@ from cotdistill.prompt import Shot
 from cotdistill.question import Question
 from cotdistill.recipe import Generate
 from cotdistill.server import Server
-from cotdistill.stages.models import OpenEngine, engine_and_format
+from cotdistill.stages.models import OpenEngine, cost, engine_and_format
 from cotdistill.trace import Trace, teach
 
 log = logging.getLogger(__name__)
@@ -88,13 +88,10 @@ def run_generate(
     finally:
         engine.close()
     after = Account(path, Trace)
-    money = server.money(after.prompt_tokens, after.completion_tokens) if server else None
     manifest.finish(
         stage,
         engine=engine.describe(),
         rows=after.rows,
         errors=after.errors,
-        prompt_tokens=after.prompt_tokens,
-        completion_tokens=after.completion_tokens,
-        **({"money": money} if money is not None else {}),
+        **cost(after.prompt_tokens, after.completion_tokens, server),
     )

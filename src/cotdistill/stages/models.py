@@ -14,7 +14,6 @@ from cotdistill.server import Server
 
 OpenEngine = Callable[[], Engine]
 
-
 LONGEST_CONTEXT = 8192
 """Tokens of prompt and answer that llama.cpp keeps for each request; one endless question must not fill the memory."""
 
@@ -46,3 +45,10 @@ def engine_and_format(engine: Engine) -> str:
     """What runs a model, in which number format; its version may change on the way."""
     said = engine.describe()
     return ", ".join(filter(None, (said["engine"].partition(" ")[0], said["dtype"])))
+
+
+def cost(prompt_tokens: int, completion_tokens: int, server: Server | None) -> dict[str, int | float]:
+    """Facts of a stage: its tokens, and the money where a server has prices."""
+    money = server.money(prompt_tokens, completion_tokens) if server else None
+    tokens: dict[str, int | float] = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return tokens if money is None else {**tokens, "money": money}

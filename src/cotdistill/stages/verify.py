@@ -17,7 +17,6 @@ from cotdistill.verdict import TEACHES, Verdict, taught_text
 
 log = logging.getLogger(__name__)
 
-
 MOST_LISTED = 20
 
 
