@@ -1,0 +1,5 @@
+"""``python -m cotdistill``: the same command where its script is not on the path."""
+
+from cotdistill.cli import main
+
+main()
