@@ -31,7 +31,7 @@ from cotdistill.engines import Sampling
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import Journal, read_rows
 from cotdistill.question import Question
-from cotdistill.recipe import Verify
+from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.trace import Trace, teach
 from cotdistill.verdict import Verdict

@@ -27,7 +27,8 @@ from cotdistill.hardware import Placement
 from cotdistill.machine import versions
 from cotdistill.prompt import SYSTEM_PROMPT
 from cotdistill.question import Question
-from cotdistill.recipe import Lora, TrainSettings
+from cotdistill.settings.lora import Lora
+from cotdistill.settings.train import TrainSettings
 from cotdistill.template import ChatTemplate
 
 BATCH, ACCUMULATION, RATE, SEED, LENGTH = 4, 4, 2e-4, 1, 1024

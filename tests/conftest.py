@@ -122,7 +122,8 @@ def teach(directory: Path, output: Path, *, rows: int = 4, model=None, examples=
           lora: dict | None = None, **settings):  # fmt: skip
     """Train an adapter of the model in ``directory``; returns ``train``'s result."""
     from cotdistill.hardware import Placement
-    from cotdistill.recipe import Lora, TrainSettings
+    from cotdistill.settings.lora import Lora
+    from cotdistill.settings.train import TrainSettings
     from cotdistill.training import train
 
     model = model or on_cpu(directory)

@@ -21,7 +21,7 @@ from cotdistill.hardware import place
 from cotdistill.identity import model_hash
 from cotdistill.merged import merge, save_merged
 from cotdistill.model import load_model
-from cotdistill.recipe import Lora
+from cotdistill.settings.lora import Lora
 from test_gguf_file import make_student
 from test_pipeline import recipe
 

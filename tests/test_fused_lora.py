@@ -6,7 +6,7 @@ import torch
 from conftest import make_gpt2, on_cpu
 from cotdistill.adapter import attach
 from cotdistill.fused_lora import fuse, restore
-from cotdistill.recipe import Lora
+from cotdistill.settings.lora import Lora
 
 
 def block_of(tiny, **lora):

@@ -14,7 +14,7 @@ from cotdistill.errors import SetupError, TrainingError, UsageError
 from cotdistill.example import Example, Examples, build_examples
 from cotdistill.lint import check_packages, lint
 from cotdistill.question import Question
-from cotdistill.recipe import TrainSettings
+from cotdistill.settings.train import TrainSettings
 from cotdistill.template import ChatTemplate
 
 TOKENIZERS = {

@@ -10,7 +10,7 @@ from cotdistill.adapter import attach
 from cotdistill.chunked import nll
 from cotdistill.example import IGNORE, Example
 from cotdistill.loss import AnswerLoss, choose
-from cotdistill.recipe import Lora
+from cotdistill.settings.lora import Lora
 
 WAYS = [{"packed": True, "chunked": True}, {"packed": False, "chunked": True}, {"packed": False, "chunked": False}]
 

@@ -8,7 +8,7 @@ import torch
 from conftest import make_examples, make_model, on_cpu
 from cotdistill.loss import AnswerLoss
 from cotdistill.on_policy import OnPolicy
-from cotdistill.recipe import OnPolicySettings
+from cotdistill.settings.objective import OnPolicySettings
 from cotdistill.teacher_scores import Scores, Teacher, shared_ids
 from test_loss import WAYS, adapted, gradients
 from test_objectives import naive_jsd, pooled

@@ -10,7 +10,8 @@ from cotdistill.cli import app
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, ResumeError, SetupError
 from cotdistill.prompt import LABEL_PROMPT
-from cotdistill.recipe import TrainSettings, decode_recipe
+from cotdistill.recipe import decode_recipe
+from cotdistill.settings.train import TrainSettings
 from test_pipeline import recipe, solve, teacher  # noqa: F401
 
 TRAIN = {"num_epochs": 1, "batch_size": 2, "gradient_accumulation_steps": 1}

@@ -8,8 +8,8 @@ from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
 from cotdistill.journal import write_rows
 from cotdistill.question import Question
-from cotdistill.recipe import Verify
 from cotdistill.self_samples import TRACES, VERDICTS, own_pairs, refuse_unconfirmed
+from cotdistill.settings.verify import Verify
 from cotdistill.stages.train import run_train
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict

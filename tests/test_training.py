@@ -14,7 +14,8 @@ from cotdistill.example import IGNORE, Example, build_examples
 from cotdistill.hardware import Placement, place
 from cotdistill.model import load_model
 from cotdistill.question import Question
-from cotdistill.recipe import Lora, TrainSettings
+from cotdistill.settings.lora import Lora
+from cotdistill.settings.train import TrainSettings
 from cotdistill.training import AnswerTrainer, train
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -7,7 +7,7 @@ from cotdistill.journal import encode_row
 from cotdistill.judging import judge_question
 from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
-from cotdistill.recipe import Verify
+from cotdistill.settings.verify import Verify
 from cotdistill.shown import visible
 from cotdistill.trace import Trace
 from cotdistill.verdict import CONTROL_TOKENS, MAX_CHARACTERS, TEACHES, Verdict, judge, judge_gold, taught_text

@@ -304,7 +304,7 @@ GROWTH = """
 import resource, sys
 sys.path.insert(0, {src!r})
 from pathlib import Path
-from cotdistill.recipe import Verify
+from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import run_verify
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 run_verify([], Path("small.jsonl"), Path("v.jsonl"), Verify(vote=True), only_known=False)

@@ -17,7 +17,7 @@ from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.model import Model, linear_names
 from cotdistill.ranks import here
-from cotdistill.recipe import Lora
+from cotdistill.settings.lora import Lora
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 WEIGHTS = "adapter_model.safetensors"

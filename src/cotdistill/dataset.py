@@ -13,7 +13,8 @@ import msgspec
 from cotdistill.journal import read_rows
 from cotdistill.judging import judge_question
 from cotdistill.question import Question
-from cotdistill.recipe import Target, Verify
+from cotdistill.settings.train import Target
+from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import teaching_pairs
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile

@@ -18,10 +18,12 @@ from cotdistill.overlap import refuse_shown
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import SYSTEM_PROMPT, Shot
 from cotdistill.question import Question, check_golds, load_questions
-from cotdistill.recipe import Evaluate, Generate, Models
 from cotdistill.report import Facts, build_report, to_json
 from cotdistill.score import metrics
 from cotdistill.server import Server
+from cotdistill.settings.evaluate import Evaluate
+from cotdistill.settings.generate import Generate
+from cotdistill.settings.models import Models
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.models import identify, teacher_engine
 

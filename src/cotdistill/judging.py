@@ -22,8 +22,8 @@ from cotdistill.journal import encode_row, read_rows
 from cotdistill.keys import Keys
 from cotdistill.marker import MARKERS
 from cotdistill.question import Question, load_questions
-from cotdistill.recipe import Verify
 from cotdistill.selection import drop_duplicates, keep_different
+from cotdistill.settings.verify import Verify
 from cotdistill.symbolic import same_symbolic
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile

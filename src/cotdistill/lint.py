@@ -25,7 +25,7 @@ from cotdistill.errors import SetupError, TrainingError
 from cotdistill.example import Example, Examples, answer_tokens, build_examples
 from cotdistill.prompt import messages_for
 from cotdistill.question import Question
-from cotdistill.recipe import TrainSettings
+from cotdistill.settings.train import TrainSettings
 from cotdistill.shown import one_line, visible
 from cotdistill.template import ChatTemplate
 

@@ -11,8 +11,8 @@ from cotdistill.loss import AnswerLoss
 from cotdistill.model import Model, load_model
 from cotdistill.on_policy import OnPolicy
 from cotdistill.progress import Bar
-from cotdistill.recipe import TrainSettings
 from cotdistill.scoring_teacher import TeacherFiles
+from cotdistill.settings.train import TrainSettings
 from cotdistill.teacher_scores import Teacher, shared_ids, stored_scores
 from cotdistill.terms import OfflineKd, StepByStep, Terms
 

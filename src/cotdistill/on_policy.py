@@ -20,7 +20,7 @@ from cotdistill.layout import ordered
 from cotdistill.loss import AnswerLoss, without_dropout
 from cotdistill.model import Model
 from cotdistill.objectives import per_token
-from cotdistill.recipe import OnPolicySettings
+from cotdistill.settings.objective import OnPolicySettings
 from cotdistill.teacher_scores import Scores, Teacher, together
 from cotdistill.terms import Terms, apart, divergences
 

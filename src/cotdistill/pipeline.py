@@ -32,13 +32,16 @@ from cotdistill.prompt import LABEL_PROMPT, Shot, load_few_shot
 from cotdistill.publication import publish
 from cotdistill.question import Question
 from cotdistill.ranks import here
-from cotdistill.recipe import Generate, Models, Recipe, Target, dump_recipe, load_recipe
+from cotdistill.recipe import Recipe, dump_recipe, load_recipe
 from cotdistill.report import Report
 from cotdistill.run_files import EXPORT
 from cotdistill.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.screen import watched
 from cotdistill.self_samples import asked_of, refuse_unconfirmed, with_own
 from cotdistill.sets import Sets, make_sets
+from cotdistill.settings.generate import Generate
+from cotdistill.settings.models import Models
+from cotdistill.settings.train import Target
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.generate import run_generate
 from cotdistill.stages.models import identify, teacher_engine

@@ -10,8 +10,8 @@ from cotdistill.download import cache_directory, local_model
 from cotdistill.engines.opening import find_gguf
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
-from cotdistill.recipe import Objective
 from cotdistill.relation import OBJECTIVES, Relation, read_tokens, relation
+from cotdistill.settings.objective import Objective
 
 TOKEN_LEVEL: tuple[Objective, ...] = ("on_policy", "offline_kd")
 """The objectives that need the teacher's probabilities."""

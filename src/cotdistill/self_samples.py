@@ -16,7 +16,9 @@ from cotdistill.errors import DataError
 from cotdistill.journal import Rows
 from cotdistill.manifest import Manifest
 from cotdistill.question import Question
-from cotdistill.recipe import Generate, Recipe, Verify
+from cotdistill.recipe import Recipe
+from cotdistill.settings.generate import Generate
+from cotdistill.settings.verify import Verify
 from cotdistill.stages.generate import run_generate
 from cotdistill.stages.models import OpenEngine
 from cotdistill.stages.verify import run_verify, teaching_pairs

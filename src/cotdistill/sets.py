@@ -15,7 +15,7 @@ from cotdistill.journal import read_rows, write_rows
 from cotdistill.manifest import Manifest, input_of
 from cotdistill.overlap import refuse_overlap
 from cotdistill.question import Question, check_golds, load_questions
-from cotdistill.recipe import Questions, Source
+from cotdistill.settings.questions import Questions, Source
 
 FILES = {"train": "1_questions.jsonl", "held_out": "1_held_out.jsonl", "unseen": "1_unseen.jsonl"}
 

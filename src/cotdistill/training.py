@@ -31,7 +31,7 @@ from cotdistill.loss import AnswerLoss, choose
 from cotdistill.model import Model
 from cotdistill.order import Order, blank
 from cotdistill.ranks import here
-from cotdistill.recipe import TrainSettings
+from cotdistill.settings.train import TrainSettings
 from cotdistill.terms import Terms
 
 log = logging.getLogger(__name__)

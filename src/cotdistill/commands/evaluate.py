@@ -58,7 +58,8 @@ def evaluate(
     from cotdistill.errors import UsageError
     from cotdistill.evaluation import Contestant, evaluate_all
     from cotdistill.prompt import load_few_shot
-    from cotdistill.recipe import Evaluate, Models, baselines_in
+    from cotdistill.settings.evaluate import Evaluate, baselines_in
+    from cotdistill.settings.models import Models
 
     ways = baselines_in(baseline)
     if unknown := set(ways) - {"zero", "few_shot", "native"}:

@@ -54,7 +54,9 @@ def generate(
     from cotdistill.manifest import Manifest, input_of
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
-    from cotdistill.recipe import Generate, Models, Verify
+    from cotdistill.settings.generate import Generate
+    from cotdistill.settings.models import Models
+    from cotdistill.settings.verify import Verify
     from cotdistill.stages.generate import run_generate
     from cotdistill.stages.models import identify, teacher_engine
     from cotdistill.stages.verify import run_verify

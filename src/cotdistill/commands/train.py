@@ -122,8 +122,9 @@ def train(
     from cotdistill.lock import locked
     from cotdistill.manifest import Manifest, input_of
     from cotdistill.ranks import here
-    from cotdistill.recipe import Lora, TrainSettings
     from cotdistill.scoring_teacher import TeacherFiles
+    from cotdistill.settings.lora import Lora
+    from cotdistill.settings.train import TrainSettings
     from cotdistill.stages.train import run_train
 
     targets = tuple(target_modules.replace(",", " ").split())

@@ -56,7 +56,7 @@ def verify(
     from cotdistill.journal import read_rows
     from cotdistill.kinds import KINDS
     from cotdistill.question import load_questions
-    from cotdistill.recipe import Verify
+    from cotdistill.settings.verify import Verify
     from cotdistill.stages.verify import run_verify
 
     if kind not in (None, *KINDS):

@@ -15,8 +15,8 @@ from cotdistill.manifest import Manifest
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
-from cotdistill.recipe import Generate
 from cotdistill.server import Server
+from cotdistill.settings.generate import Generate
 from cotdistill.stages.models import OpenEngine, cost, engine_and_format
 from cotdistill.trace import Trace, teach
 

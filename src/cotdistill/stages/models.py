@@ -9,8 +9,9 @@ from cotdistill.engines.opening import find_gguf, open_engine
 from cotdistill.identity import model_hash
 from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
-from cotdistill.recipe import Generate, Models
 from cotdistill.server import Server
+from cotdistill.settings.generate import Generate
+from cotdistill.settings.models import Models
 
 OpenEngine = Callable[[], Engine]
 

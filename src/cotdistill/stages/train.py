@@ -19,8 +19,8 @@ from cotdistill.progress import Bar
 from cotdistill.prompt import LABEL_PROMPT, user_text
 from cotdistill.question import Question
 from cotdistill.ranks import here
-from cotdistill.recipe import TrainSettings
 from cotdistill.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
+from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.models import identify
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from cotdistill.disk import replace
 from cotdistill.journal import encode_row, write_rows
 from cotdistill.judging import Tally, judge_file, watched, with_verdicts
 from cotdistill.question import Question
-from cotdistill.recipe import Target, Verify
+from cotdistill.settings.train import Target
+from cotdistill.settings.verify import Verify
 from cotdistill.shown import one_line
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile

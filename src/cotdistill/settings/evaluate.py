@@ -1,0 +1,39 @@
+"""How every model is asked."""
+
+from typing import Literal
+
+import msgspec
+
+from cotdistill.bounds import Count, Temperature
+from cotdistill.engines import Sampling
+
+Baseline = Literal["zero", "few_shot", "native"]
+"""How the base is asked: as the student is, with the teacher's worked examples, or without a system prompt of ours."""
+
+
+class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Greedy and once, with the student's prompt for every model; ``baselines`` are more ways to ask the base, of
+    which ``zero`` is always taken and decides. Several samples are drawn at a ``temperature``; the first decides."""
+
+    max_new_tokens: Count = 256
+    batch_size: Count = 32
+    teacher: bool = True
+    baselines: tuple[Baseline, ...] = ("zero",)
+    num_samples: Count = 1
+    temperature: Temperature = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_samples > 1 and not self.temperature:
+            raise ValueError("num_samples > 1 needs a temperature above 0: greedy samples are all the same")
+
+    @property
+    def sampling(self) -> Sampling:
+        greedy = Sampling(max_new_tokens=self.max_new_tokens)
+        if not self.temperature:
+            return greedy
+        return msgspec.structs.replace(greedy, do_sample=True, temperature=self.temperature)
+
+
+def baselines_in(text: str) -> list[str]:
+    """The names in ``zero,few-shot,native``, dashes as underscores."""
+    return [name.strip().replace("-", "_") for name in text.split(",") if name.strip()]

@@ -1,0 +1,72 @@
+"""How a student is trained."""
+
+import math
+from typing import Any, Literal
+
+import msgspec
+
+from cotdistill.bounds import Count, Length, Positive, Rate, Seed, Share
+from cotdistill.settings.lora import Lora
+from cotdistill.settings.objective import Objective, OfflineSettings, OnPolicySettings, SelfSettings
+
+Target = Literal["reasoning", "answer"]
+"""What a student learns to write: the whole trace, or its final line alone."""
+
+Scheduler = Literal["cosine", "linear", "constant"]
+"""What becomes of the learning rate after the warm-up."""
+
+Optimizer = Literal["adamw", "adamw_8bit"]
+"""``adamw_8bit`` (bitsandbytes; Dettmers et al. 2022) keeps its state in a quarter of the memory."""
+
+
+class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to train; the defaults are those of the scripts. ``warmup_ratio`` is a share of all steps.
+
+    ``validation`` is the share of questions that are not trained on but tried after each epoch: the adapter that did
+    best on them is kept. With ``patience``, training stops after so many epochs without a better one.
+
+    ``target`` "answer" trains on the final line alone, without the reasoning: the arm that shows what the
+    reasoning is worth. ``alpha`` is the share of the loss that ``step_by_step`` gives to the answers alone.
+    """
+
+    num_epochs: Positive = 3.0
+    batch_size: Count = 4
+    gradient_accumulation_steps: Count = 4
+    learning_rate: Rate = 2e-4
+    warmup_ratio: Share = 0.03
+    lr_scheduler: Scheduler = "cosine"
+    optim: Optimizer = "adamw"
+    max_length: Length = 1024
+    gradient_checkpointing: bool = False
+    seed: Seed = 42
+    target: Target = "reasoning"
+    validation: Share = 0.0
+    patience: Count | None = None
+    lora: Lora = Lora()
+    objective: Objective = "sft"
+    alpha: Share = 0.5
+    on_policy: OnPolicySettings = OnPolicySettings()
+    offline_kd: OfflineSettings = OfflineSettings()
+    reject_on_student: SelfSettings = SelfSettings()
+
+    def __post_init__(self) -> None:
+        if self.target == "answer" and self.objective != "sft":
+            raise ValueError(f"the target answer is for the objective sft: {self.objective} is about the reasoning")
+        if self.objective == "step_by_step" and not 0 < self.alpha < 1:
+            raise ValueError("step_by_step needs an alpha between 0 and 1; at its ends one of its two tasks is missing")
+        if self.patience and not self.validation:
+            raise ValueError("patience needs validation, a share of the questions to try the adapter on")
+
+    @property
+    def that_count(self) -> dict[str, Any]:
+        """As plain data, without the options of objectives that were not chosen."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        unused = {"on_policy", "offline_kd", "reject_on_student"} - {self.objective}
+        unused |= {"alpha"} if self.objective != "step_by_step" else set()
+        unused |= {"objective"} if self.objective == "sft" else set()  # records from before there were others fit
+        return {key: value for key, value in plain.items() if key not in unused}
+
+    def steps(self, rows: int) -> tuple[int, int]:
+        """Optimizer steps of one epoch over ``rows``, and of the whole training."""
+        epoch = math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation_steps)
+        return epoch, math.ceil(epoch * self.num_epochs)
