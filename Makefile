@@ -9,12 +9,13 @@ PIP    := $(BIN)/python -m pip install --quiet
 # another index: make setup CPU_TORCH='torch --index-url URL'.
 CPU_TORCH ?= torch==2.13.0+cpu
 
-.PHONY: help setup quickstart bench-train fuzz faults test lint clean
+.PHONY: help setup quickstart bench-train bench-generate fuzz faults test lint clean
 
 help:
 	@echo "make quickstart   the whole loop on real models: teacher, traces, LoRA, verdict"
 	@echo "make test         every test, one of them on a real model"
 	@echo "make bench-train  training speed and memory beside TRL; QUESTIONS=FILE with question and answer a line"
+	@echo "make bench-generate  traces per hour beside a plain loop and raw engines; QUESTIONS=FILE, LITERAL=questions"
 	@echo "make fuzz         random and coverage-guided input for every reader, a minute each"
 	@echo "make faults       kills, full disks and twins on real processes, ten minutes; mounts a tmpfs of its own"
 	@echo "make lint         ruff and mypy"
@@ -37,8 +38,14 @@ bench-train: $(READY)
 	$(BIN)/python -m benchmarks.train --questions $(QUESTIONS) --lengths 256 512 1024 \
 		--student smollm2-135m-instruct --rows 64 --student qwen2.5-coder-0.5b-instruct --rows 16
 
+# LITERAL: how many questions of each block the slow loop answers; all of them without it.
+bench-generate: $(READY)
+	$(PIP) ctranslate2 matplotlib
+	$(BIN)/python -m benchmarks.generate --questions $(QUESTIONS) --literal $(or $(LITERAL),0)
+	$(BIN)/python -m benchmarks.generate --questions $(QUESTIONS) --curve docs/cost_curve.svg
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 fuzz: $(READY)
 	$(PIP) atheris

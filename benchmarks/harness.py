@@ -1,23 +1,30 @@
 """An outside judge: EleutherAI's lm-evaluation-harness on the same model and questions as ``cotdistill evaluate``.
 
-    cotdistill evaluate --base_model qwen2.5-coder-0.5b-instruct --test_file gsm8k_100.jsonl \
-        --output_file results/ours.jsonl --max_new_tokens 512
-    python -m benchmarks.harness --model DIRECTORY --test_file gsm8k_100.jsonl --predictions results/ours.jsonl
+    cotdistill evaluate --base_model DIRECTORY --test_file gsm8k_100.jsonl --output_file results/ours.jsonl \
+        --max_new_tokens 256
+    python -m benchmarks.harness --model DIRECTORY --test_file gsm8k_100.jsonl --predictions results/ours.jsonl \
+        --max_new_tokens 256 --output harness.json
 
 Rows of the test file are GSM8K's, {"question", "answer": "... #### 18"}. The harness asks as its own task ``gsm8k``
 does, without examples, and under the model's chat template unless --plain. Prompt and extraction both differ from ours,
 so each side's texts are read by both sides' rules: down a column only the texts change, along a line only the reading.
-Needs ``pip install lm_eval datasets``; --model dummy tries the way without a model.
+The harness's answers are kept beside the predictions (``ours.harness_rank0.db``), so a second run asks only for what
+is missing. Needs ``pip install lm_eval datasets``; --model dummy tries the way without a model.
 """
 
 import argparse
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cotdistill.grade import grade
 from cotdistill.journal import read_rows
+from cotdistill.machine import versions
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question, load_questions
 from cotdistill.statistics import wilson
@@ -41,21 +48,44 @@ def task(test_file: Path, max_new_tokens: int) -> dict[str, Any]:
         "generation_kwargs": {
             "until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "max_gen_toks": max_new_tokens,
         },
-        "metric_list": [{"metric": "exact_match"}],
+        "metric_list": [{
+            "metric": "exact_match", "ignore_case": True, "regexes_to_ignore": [",", r"\$", "(?s).*#### ", r"\.$"],
+        }],
+        "filter_list": [
+            {"name": "strict", "filter": [{"function": "regex", "regex_pattern": STRICT}, {"function": "take_first"}]},
+            {"name": "flexible", "filter": [
+                {"function": "regex", "group_select": -1, "regex_pattern": FLEXIBLE}, {"function": "take_first"},
+            ]},
+        ],
     }  # fmt: skip
 
 
-def asked(model: str, test_file: Path, max_new_tokens: int, *, chat: bool) -> dict[str, str]:
-    """What the model writes when the harness asks, by question."""
-    import lm_eval
+class Asked(msgspec.Struct, frozen=True):
+    """What the model wrote when the harness asked, by question, and how many the harness itself found right."""
 
-    arguments = {"pretrained": model, "dtype": "float32"}
+    texts: dict[str, str]
+    right: dict[str, int]
+
+
+def asked(model: str, test_file: Path, max_new_tokens: int, cache: Path, *, chat: bool) -> Asked:
+    import lm_eval
+    import torch
+
+    # Without one it asks for a GPU that is not there.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arguments = {"pretrained": model, "dtype": "float32", "device": device}
     found = lm_eval.simple_evaluate(
         "dummy" if model == "dummy" else "hf", None if model == "dummy" else arguments,
-        tasks=[task(test_file, max_new_tokens)], batch_size=8, apply_chat_template=chat, bootstrap_iters=0,
+        tasks=[task(test_file, max_new_tokens)], batch_size=32, apply_chat_template=chat, bootstrap_iters=0,
+        use_cache=str(cache),
     )  # fmt: skip
     assert found is not None
-    return {sample["doc"]["question"]: sample["resps"][0][0] for sample in found["samples"]["same_questions"]}
+    samples = found["samples"]["same_questions"]  # one for each filter
+    right = Counter(sample["filter"] for sample in samples if sample["exact_match"])
+    return Asked(
+        {sample["doc"]["question"]: sample["resps"][0][0] for sample in samples},
+        {f"harness {name}": right[name] for name in ("strict", "flexible")},
+    )
 
 
 def theirs(pattern: str, pick: int) -> Callable[[str, Question], bool]:
@@ -89,15 +119,25 @@ READINGS = {
 }  # fmt: skip
 
 
-def table(texts: Mapping[str, Mapping[str, str]], questions: Sequence[Question]) -> str:
-    """Right answers by who asked and who read, in Markdown."""
+def counts(texts: Mapping[str, Mapping[str, str]], questions: Sequence[Question]) -> dict[str, dict[str, int]]:
+    """Right answers by who asked and who read."""
+    return {
+        name: {
+            reading: sum(right(written[question.text], question) for question in questions)
+            for reading, right in READINGS.items()
+        }
+        for name, written in texts.items()
+    }
+
+
+def table(found: Mapping[str, Mapping[str, int]], n: int) -> str:
+    """The counts in Markdown, with Wilson's 95 % intervals in percent."""
     lines = [f"| asked by | {' | '.join(READINGS)} |", "|---" * (len(READINGS) + 1) + "|"]
-    for name, written in texts.items():
-        cells = []
-        for reading in READINGS.values():
-            right = sum(reading(written[question.text], question) for question in questions)
-            low, high = wilson(right, len(questions))
-            cells.append(f"{right}/{len(questions)} [{100 * low:.0f}, {100 * high:.0f}]")
+    for name, row in found.items():
+        bounds = {reading: wilson(right, n) for reading, right in row.items()}
+        cells = [
+            f"{row[reading]}/{n} [{100 * low:.0f}, {100 * high:.0f}]" for reading, (low, high) in bounds.items()
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -109,13 +149,26 @@ def main() -> None:
     parser.add_argument("--predictions", type=Path, required=True, help="what cotdistill evaluate wrote")
     parser.add_argument("--max_new_tokens", type=int, default=512)
     parser.add_argument("--plain", action="store_true", help="no chat template, as for a base model")
+    parser.add_argument("--output", type=Path, help="write the counts here (JSON)")
     words = parser.parse_args()
     questions = load_questions(words.test_file).rows
-    texts = {
-        "cotdistill": {row.question: row.response for row in read_rows(words.predictions, Prediction)},
-        "lm-evaluation-harness": asked(words.model, words.test_file, words.max_new_tokens, chat=not words.plain),
-    }
-    print(table(texts, questions))
+    cache = words.predictions.with_suffix(".harness")
+    by_harness = asked(words.model, words.test_file, words.max_new_tokens, cache, chat=not words.plain)
+    rows = list(read_rows(words.predictions, Prediction))
+    texts = {"cotdistill": {row.question: row.response for row in rows}, "lm-evaluation-harness": by_harness.texts}
+    found = counts(texts, questions)
+    own = {reading: found["lm-evaluation-harness"][reading] for reading in by_harness.right}
+    if own != by_harness.right:
+        raise SystemExit(f"the harness itself counts {by_harness.right}, our copy of its reading {own}")
+    print(table(found, len(questions)))
+    if words.output:
+        result = {
+            "model": Path(words.model).name, "n": len(questions), "max_new_tokens": words.max_new_tokens,
+            "chat_template": not words.plain, "right": found,
+            "truncated": {"cotdistill": sum(row.finish == "length" for row in rows)},
+            "versions": versions(("lm_eval", "torch", "transformers")),
+        }  # fmt: skip
+        words.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from cotdistill.prompt import load_few_shot, messages_for, prompt_hash
 from cotdistill.question import Question, load_questions
 from cotdistill.recipe import Recipe, decode_recipe, dump_recipe, load_recipe
 from cotdistill.report import from_json
-from cotdistill.selection import drop_duplicates, keep_different
+from cotdistill.selection import drop_duplicates, keep
 from cotdistill.shown import one_line
 from cotdistill.steps import check_steps
 from cotdistill.symbolic import latex
@@ -63,7 +63,9 @@ def traces(data: bytes) -> None:
             verdicts = [judge(trace, group.question) for trace in group.traces]
             verdicts = vote(group.question, list(zip(group.traces, verdicts, strict=True)))
             verdicts = drop_duplicates(list(zip(group.traces, verdicts, strict=True)))
-            verdicts = keep_different(list(zip(group.traces, verdicts, strict=True)), 2)
+            judged = list(zip(group.traces, verdicts, strict=True))
+            keep(judged, 2, "few_steps", short_share=0.5)
+            verdicts = keep(judged, 2)
             for trace, verdict in zip(group.traces, verdicts, strict=True):
                 msgspec.json.encode(verdict)
                 taught_text(trace, verdict)

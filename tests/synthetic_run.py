@@ -14,7 +14,7 @@ from cotdistill.recipe import decode_recipe, dump_recipe
 from cotdistill.trace import Trace
 from cotdistill.verdict import judge
 
-SKILL = {"base": 0.3, "student": 0.6, "teacher": 0.85}
+SKILL = {"base": 0.3, "student": 0.6, "teacher": 0.85, "answer_only": 0.35}
 HOSTILE = (
     "</script><script>document.title='taken'</script>",
     '<img src=x onerror="document.title=\'taken\'">',
@@ -27,10 +27,13 @@ HOSTILE = (
 )
 
 
-def make_run(directory: Path, questions: int = 40, *, seed: int = 0, hostile: bool = False, unseen: int = 6) -> Path:
+def make_run(
+    directory: Path, questions: int = 40, *, seed: int = 0, hostile: bool = False, unseen: int = 6, more: bool = False
+) -> Path:
     """Write the files of a run on ``questions`` held-out and as many training questions into ``directory``.
 
-    With ``hostile``, every text that a model or a user may have written carries markup and control characters.
+    With ``hostile``, every text that a model or a user may have written carries markup and control characters. With
+    ``more``, there are a second student, taught the answers alone, two terms of the loss and questions set aside.
     """
     chance = random.Random(seed)
     asked = {
@@ -44,7 +47,7 @@ def make_run(directory: Path, questions: int = 40, *, seed: int = 0, hostile: bo
             "models": {"teacher": "/home/somebody/models/teacher.gguf", "student": "smollm2-135m-instruct"},
             "questions": {"train": {"file": "/home/somebody/train.jsonl"}, "held_out": {"file": "test.jsonl"}},
             "generate": {"system_prompt": f"Think. {HOSTILE[0]}" if hostile else "Think."},
-            "evaluate": {"max_new_tokens": 120},
+            "evaluate": {"max_new_tokens": 120, "answer_only": more},
             "report": {"title": f"Made up {HOSTILE[1]}" if hostile else "Made up"},
         },
         "made-up",
@@ -64,12 +67,18 @@ def make_run(directory: Path, questions: int = 40, *, seed: int = 0, hostile: bo
     _record(manifest, "generate", rows=questions, prompt_tokens=100, completion_tokens=200, seconds=61.0)
     losses = [[step, 2.0 / step + chance.random() / 10] for step in range(1, 41)]
     teach = sum(verdict.status == "correct" for verdict in verdicts)
-    _record(manifest, "train", examples=teach, tokens=5000, too_long=0, seconds=3700.0, losses=losses)
+    tried = {
+        "terms": {"label": [[step, loss / 2] for step, loss in losses], "rationale": [[s, x + 0.2] for s, x in losses]},
+        "validation": [[14, 0.61], [27, 0.48], [40, 0.52]], "best_step": 27,
+    } if more else {}  # fmt: skip
+    _record(manifest, "train", examples=teach, tokens=5000, too_long=0, seconds=3700.0, losses=losses, **tried)
+    if more:
+        _record(manifest, "train/answer_only", examples=teach, tokens=900, seconds=700.0, losses=losses)
 
     (directory / "5_adapter").mkdir(exist_ok=True)
     for name in SKILL:
         for part, label in (("held_out", ""), ("unseen", "unseen/")):
-            if asked[part]:
+            if asked[part] and (name != "answer_only" or (more and not label)):
                 rows = [_prediction(chance, name, question, hostile) for question in asked[part]]
                 write_rows(directory / f"6_predictions/{label}{name}.jsonl", rows)
                 _record(manifest, f"evaluate/{label}{name}", rows=len(rows), seconds=5.0)

@@ -15,6 +15,8 @@ COUNTED = {
         "teacher_model": "model", "engine": "model", "max_new_tokens": "sampling", "temperature": "sampling",
         "do_sample": "sampling", "seed": "sampling", "num_samples": "num_samples", "system_prompt": "system_prompt",
         "few_shot": "few_shot", "load_in_4bit": "load_in_4bit", "trust_remote_code": "trust_remote_code",
+        # Steps after the first count from when they were begun.
+        "escalate": "escalate", "escalate_temperature": "escalate", "second_teacher": "second_teacher", "hint": "hint",
     },
     "evaluate": {
         "base_model": "model", "teacher_model": "model", "engine": "model", "lora_model": "adapter",

@@ -2,9 +2,10 @@
 
 import random
 
+import msgspec
 import pytest
 
-from cotdistill.forecast import Range, Training, Work, compared, forecast, mean, percentile
+from cotdistill.forecast import Range, Training, Work, compared, compared_text, forecast, mean, percentile
 from cotdistill.power import expected_changes, needed_questions, power
 from cotdistill.relation import Tokens, relation
 from cotdistill.server import Server
@@ -15,8 +16,8 @@ TRAINING = Training(Range(80, 60, 95), 2, [100, 100], 0.01)
 
 def test_a_stage_costs_what_its_sample_did_times_its_rows():
     server = Server("http://here/v1", price_prompt=1.0, price_completion=10.0)
-    found = forecast([Work("generate", 100, [50, 50], [20, 40], 0.5), Work("evaluate/base", 10, [9, 9], [5, 5], 1.0)],
-                     TRAINING, server)  # fmt: skip
+    found = forecast([Work("generate", 100, [50, 50], [20, 40], 0.5), TRAINING,
+                      Work("evaluate/base", 10, [9, 9], [5, 5], 1.0)], server)  # fmt: skip
     generate, train, base = found.stages
     assert [stage.stage for stage in found.stages] == ["generate", "train", "evaluate/base"]
     assert (generate.tokens.expected, generate.seconds.expected) == (8000, 1500)
@@ -31,9 +32,9 @@ def test_a_stage_costs_what_its_sample_did_times_its_rows():
 
 
 def test_without_prices_there_is_no_money():
-    work = [Work("generate", 10, [1, 1], [1, 1], 1.0)]
-    assert forecast(work, TRAINING, Server("http://here/v1")).money is None
-    assert forecast(work, TRAINING, None).money is None
+    work = [Work("generate", 10, [1, 1], [1, 1], 1.0), TRAINING]
+    assert forecast(work, Server("http://here/v1")).money is None
+    assert forecast(work, None).money is None
 
 
 def test_a_larger_sample_gives_a_narrower_range_and_one_value_a_wide_one():
@@ -59,9 +60,12 @@ def test_a_percentile_is_a_value_that_occurred():
 
 
 def test_forecast_and_outcome_are_told_together_for_the_stages_that_were_done():
-    found = forecast([Work("generate", 100, [50, 50], [20, 40], 0.5)], TRAINING, None)
+    found = forecast([Work("generate", 100, [50, 50], [20, 40], 0.5), TRAINING], None)
     [outcome] = compared(found, {"generate": (1400.0, 7900), "evaluate/other": (1.0, 1)})
     assert (outcome.stage, outcome.seconds.expected, outcome.took_seconds, outcome.took_tokens) == ("generate", 1500, 1400.0, 7900)
+    assert compared_text(outcome) == ["6.1–62.0 min", "23.3 min ", "6,040–9,960", "7,900 "]
+    late = msgspec.structs.replace(outcome, took_seconds=4000.0, took_tokens=1)
+    assert compared_text(late)[1::2] == ["66.7 min*", "1*"]
 
 
 # The questions that are needed

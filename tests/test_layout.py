@@ -59,7 +59,13 @@ def test_every_row_can_be_read_back_from_a_packed_line_with_its_positions_and_ta
 def test_groups_hold_every_row_once_and_no_more_tokens_than_asked_unless_one_row_has_them(rows, most):
     groups = split(rows, most)
     assert sorted(row.input_ids for group in groups for row in group) == sorted(row.input_ids for row in rows)
-    assert all(len(group) == 1 or sum(len(row.input_ids) for row in group) <= most for group in groups)
+    assert all(len(group) == 1 or pack(group).ids.shape[1] <= most for group in groups)
+
+
+def test_what_rows_share_takes_no_room_of_a_line_twice():
+    rows = [Example("", "", [7, 7, 7, 1 + i, 9], 4) for i in range(3)]
+    assert len(split(rows, 9)) == 1  # 5 + 2 + 2
+    assert len(split(rows, 8)) == 2
 
 
 @pytest.mark.parametrize("most", [1, 10_000])

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import CHATML, LLAMA, THINK, adding_bos, make_tokenizer
 from cotdistill import lint as linting
+from cotdistill import pipeline
 from cotdistill.commands.train import Optimizer, Tracker, train
 from cotdistill.errors import SetupError, TrainingError, UsageError
 from cotdistill.example import Example, Examples, build_examples
@@ -16,6 +17,7 @@ from cotdistill.lint import check_packages, lint
 from cotdistill.question import Question
 from cotdistill.settings.train import TrainSettings
 from cotdistill.template import ChatTemplate
+from test_pipeline import recipe
 
 TOKENIZERS = {
     "chatml": make_tokenizer(CHATML),
@@ -187,9 +189,20 @@ def test_a_missing_package_is_named_before_any_work(tiny, dataset, monkeypatch, 
     assert not (dataset.parent / "out.manifest.json").exists()
 
 
+def test_a_run_names_a_missing_tracker_before_it_asks_the_teacher(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(linting, "_there", lambda name: False)
+    with pytest.raises(SetupError, match="pip install wandb"):
+        pipeline.run(recipe(tiny, train={"report_to": "wandb"}, plan={"skip": True}), runs=tmp_path, quiet=True)
+    assert not (tmp_path / "tiny/2_traces.jsonl").exists()
+
+
+def test_who_else_is_shown_the_loss_is_no_other_training():
+    assert TrainSettings(report_to="trackio").that_count == TrainSettings().that_count
+
+
 def test_packages_that_are_not_needed_need_not_be_there(monkeypatch):
     monkeypatch.setattr(linting, "_there", lambda name: False)
-    check_packages(TrainSettings(), "none")
+    check_packages(TrainSettings())
 
 
 WRITER = """

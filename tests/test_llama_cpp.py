@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cotdistill.engines import Message, Request, Sampling
+from cotdistill.engines.by_prompt import ByPrompt
 from cotdistill.errors import SetupError
 
 
@@ -48,7 +49,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> type:
     servers: list[FakeServer] = []
 
     def parameters() -> types.SimpleNamespace:
-        return types.SimpleNamespace(model=types.SimpleNamespace(path=""), cpuparams=types.SimpleNamespace())
+        return types.SimpleNamespace(model=types.SimpleNamespace(path=""), cpuparams=types.SimpleNamespace(),
+                                     cpuparams_batch=types.SimpleNamespace())  # fmt: skip
 
     def start(given: types.SimpleNamespace) -> FakeServer:
         if given.model.path.endswith("broken.gguf"):
@@ -77,6 +79,36 @@ def test_every_request_comes_back_under_its_key_and_at_most_the_slots_are_in_fli
     assert {key: c.text for key, c in completions.items()} == {text: f"re: {text}" for text in texts}
     assert server[0].most <= 3
     assert all(c.finish == "stop" and c.completion_tokens == 3 for c in completions.values())
+
+
+def test_samples_of_a_question_follow_each_other_in_the_slot_that_holds_its_prompt():
+    asked = [Request(f"{q}{i}", (Message("user", q),), seed=i) for q in "abc" for i in range(3)]
+    read = []
+    order = ByPrompt((read.append(one.key) or one for one in asked), 2)
+    first, second = order.next(), order.next()
+    assert (first.key, second.key) == ("a0", "b0")
+    assert read == ["a0", "a1", "a2", "b0"]  # no further than to another prompt
+    assert [order.after(first).key, order.after(asked[1]).key] == ["a1", "a2"]
+    assert order.after(asked[2]).key == "c0"  # b is being computed
+    assert [order.after(second).key, order.after(asked[4]).key, order.after(asked[5]).key] == ["b1", "b2", "c1"]
+    assert [order.after(asked[6]).key, order.after(asked[7]), order.after(asked[8])] == ["c2", None, None]
+
+
+def test_every_request_is_asked_once_however_many_samples_there_are(engine):
+    asked = [Request(f"{q}{i}", (Message("user", q),), seed=i) for q in "abcd" for i in range(5)]
+    assert sorted(one.key for one in engine.complete(asked, Sampling())) == sorted(one.key for one in asked)
+
+
+def test_threads_are_as_many_as_this_process_may_use(server, tmp_path, monkeypatch):
+    from cotdistill.engines import llama_cpp
+
+    monkeypatch.setattr(llama_cpp.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(llama_cpp, "machine", lambda: types.SimpleNamespace(cores=3))
+    llama_cpp.LlamaCppEngine(tmp_path / "model.gguf")
+    assert server[0].parameters.cpuparams.n_threads == server[0].parameters.cpuparams_batch.n_threads == 3
+    monkeypatch.setattr(llama_cpp.os, "cpu_count", lambda: 3)
+    llama_cpp.LlamaCppEngine(tmp_path / "model.gguf")
+    assert not hasattr(server[1].parameters.cpuparams, "n_threads")
 
 
 def test_a_request_that_fails_is_an_error_row_and_the_others_are_answered(engine):
@@ -118,3 +150,8 @@ def test_a_file_that_does_not_load_is_one_sentence(server, tmp_path):
 
     with pytest.raises(SetupError, match=r"broken\.gguf.*failed to load"):
         LlamaCppEngine(tmp_path / "broken.gguf")
+
+
+def test_blanks_around_a_question_are_left_out_as_in_every_engine(engine, server):
+    list(engine.complete(requests("  a\n"), Sampling()))
+    assert server[0].bodies[-1]["messages"][-1]["content"] == "a"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +35,18 @@ def test_a_whole_directory_loads_in_eval_mode_with_its_context(tmp_path):
     assert not model.module.training
     assert model.module.dtype == torch.float32
     assert model.context_length == 128
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what is mapped")
+def test_weights_of_the_right_format_stay_pages_of_their_file_and_are_not_held_twice(copy):
+    module = on_cpu(copy).module
+    places = [
+        [int(end, 16) for end in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(copy / "model.safetensors"))
+    ]
+    for name, weight in module.named_parameters():
+        assert any(start <= weight.data_ptr() < stop for start, stop in places), name
 
 
 def test_a_missing_pad_token_becomes_the_end_of_turn(tiny):

@@ -1,10 +1,12 @@
 """The engine for OpenAI-compatible servers, against a server that misbehaves."""
 
+import asyncio
 import json
 import logging
 import os
 import pickle
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -13,14 +15,16 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 import yaml
 
 from cotdistill.api_key import ApiKey, key_for
 from cotdistill.engines import Completion, Message, Request, Sampling
+from cotdistill.engines.endpoint import Endpoint, Reception
 from cotdistill.engines.openai_server import OpenAIServerEngine
-from cotdistill.engines.server_reply import LONGEST_WAIT, retry_after
+from cotdistill.engines.server_reply import LONGEST_WAIT, Again, retry_after
 from cotdistill.errors import DataError, SetupError
 from cotdistill.evaluation import Contestant, evaluate_all
 from cotdistill.prompt import Shot, messages_for
@@ -29,7 +33,7 @@ from cotdistill.recipe import decode_recipe, dump_recipe
 from cotdistill.server import Server
 from cotdistill.stages.models import identify
 from cotdistill.trace import Trace, teach
-from server_double import ServerDouble, answers, drips, drops, echoes, fails, hangs, says
+from server_double import ServerDouble, answers, completion, drips, drops, echoes, fails, hangs, says
 
 SRC = str(Path(__file__).resolve().parent.parent / "src")
 KEY = "sk-test-1f6a0c55b7d94e0"
@@ -106,7 +110,7 @@ def test_no_request_takes_longer_than_its_timeout(misbehaviour):
     with ServerDouble([misbehaviour] * 2) as server:
         start = time.monotonic()
         (one,) = ask(engine_on(server, retries=1, timeout=0.3))
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 5
     assert one.finish == "error"
     assert "no whole answer within 0.3 s" in one.error
 
@@ -161,6 +165,69 @@ def test_at_most_n_requests_are_in_flight_at_the_server():
         assert server.most_in_flight == 5
 
 
+def turned_away(monkeypatch: pytest.MonkeyPatch, room: int, concurrency: int) -> tuple[int, list[float]]:
+    """How often a server with so much ``room`` refused one of 400 requests, and the limit whenever it answered one."""
+    limits: list[float] = []
+    in_flight = refused = 0
+
+    async def send(endpoint: Endpoint, method: str, *_: object, **__: object) -> Reception:
+        nonlocal in_flight, refused
+        if method == "GET":
+            return Reception(404, httpx.Headers(), b"")
+        in_flight += 1
+        fits = in_flight <= room
+        refused += not fits
+        await asyncio.sleep(0.01 if fits else 0.001)
+        in_flight -= 1
+        if fits:
+            limits.append(endpoint.limit)
+        return Reception(200 if fits else 429, httpx.Headers(), json.dumps(completion("4")).encode())
+
+    monkeypatch.setattr(Endpoint, "send", send)
+    engine = OpenAIServerEngine("m", Server("http://127.0.0.1:1", concurrency=concurrency, retries=50), **FAST)
+    assert all(row.finish == "stop" for row in ask(engine, 400))
+    return refused, limits
+
+
+def test_a_server_that_has_no_room_for_so_many_is_asked_for_as_many_as_it_takes(monkeypatch):
+    refused, limits = turned_away(monkeypatch, 8, 64)
+    assert 5 < statistics.mean(limits[100:]) < 9
+    assert refused < 160  # 56 + 24 + 8 until it is known how many are too many, then one in each 40 or so
+
+
+@pytest.mark.parametrize("failure", [Again("429", busy=True), Again("late", busy=True), Again("gone", away=True)])
+def test_the_limit_is_halved_once_for_a_flight_and_grows_by_one_with_each_full_round(failure):
+    async def limits() -> list[float]:
+        endpoint, now = Endpoint("http://127.0.0.1:1", {}, 16), asyncio.get_running_loop().time()
+        seen = []
+        for started in (now, now - 1, now + 60):
+            endpoint.failed(failure, started, pause=0, longest_pause=0)
+            seen.append(endpoint.limit)
+        for answers_ in (4, 5, 1000):
+            for _ in range(answers_):
+                endpoint.answered()
+            seen.append(endpoint.limit)
+        await endpoint.close()
+        return seen
+
+    assert asyncio.run(limits()) == pytest.approx([8, 8, 4, 5, 6, 16], abs=0.2)
+
+
+def test_an_endpoint_rests_when_it_asks_to_is_away_or_has_no_room_for_one():
+    async def rest_after(failure: Again, concurrency: int) -> float:
+        endpoint = Endpoint("http://127.0.0.1:1", {}, concurrency)
+        endpoint.failed(failure, asyncio.get_running_loop().time(), pause=5, longest_pause=60)
+        await endpoint.close()
+        return endpoint.rest()
+
+    cases = [
+        (Again("429", busy=True), 16, 0), (Again("429", busy=True), 1, 5), (Again("429", busy=True, wait=9), 16, 9),
+        (Again("gone", away=True), 16, 5), (Again("status 500"), 1, 0),
+    ]  # fmt: skip
+    for failure, concurrency, seconds in cases:
+        assert max(0, asyncio.run(rest_after(failure, concurrency))) == pytest.approx(seconds, abs=0.2)
+
+
 def test_questions_are_taken_as_they_are_needed():
     taken: list[str] = []
 
@@ -180,7 +247,7 @@ def test_questions_are_taken_as_they_are_needed():
 
 def test_several_servers_share_the_work_and_one_that_is_gone_costs_no_row():
     with ServerDouble(by_body=lambda body: echoes(0.02)) as one, ServerDouble(by_body=lambda body: echoes(0.02)) as two:
-        engine = engine_on(one, two, concurrency=2)
+        engine = OpenAIServerEngine("m", Server((one.url, two.url), concurrency=2), pause=0.1)
         assert all(row.finish == "stop" for row in ask(engine, 20))
         assert min(len(one.bodies), len(two.bodies)) >= 5
         assert max(one.most_in_flight, two.most_in_flight) == 2

@@ -287,6 +287,26 @@ def test_a_histogram_holds_every_answer_and_marks_those_that_were_cut():
     assert [tick.text for tick in axis] == ["0", "48", "96"]
 
 
+def test_terms_of_the_loss_and_questions_set_aside_are_drawn_on_one_scale():
+    losses = [(step, 1.0 / step) for step in range(1, 21)]
+    drawn = chart.line(losses, terms={"kl": [(s, 4 * x) for s, x in losses]}, tried=[(10, 2.0), (20, 3.0)], best=10)
+    assert drawn.up[1].text == "5"
+    assert [(term.name, term.last) for term in drawn.terms] == [("kl", pytest.approx(0.2))]
+    assert drawn.best == drawn.tried.places[0]
+    assert drawn.tried.places[0][1] > drawn.tried.places[1][1]
+    assert chart.line(losses, tried=[(20, 3.0)], best=None).best is None
+
+
+def test_the_page_shows_the_second_student_the_terms_and_which_step_was_kept(tmp_path):
+    report = publish(make_run(tmp_path / "run", 30, more=True))
+    html = (tmp_path / "run/7_report.html").read_text()
+    for part in ("answers alone</li>", "questions set aside</li>", "the adapter of step 27", "(answer_only) the student",
+                 "against learning the answers alone", "training on answers alone"):  # fmt: skip
+        assert part in html, part
+    assert html.count('class="dot kept"') == 2
+    assert report.reasoning_worth is not None
+
+
 def test_a_loss_curve_needs_two_points_and_keeps_its_ends():
     assert chart.line([(1, 2.0)]) is None
     drawn = chart.line([(step, 1000 / step) for step in range(1, 2001)])

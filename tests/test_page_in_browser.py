@@ -39,7 +39,7 @@ def browser() -> Iterator["webdriver.Chrome"]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = make_run(tmp_path_factory.mktemp("run") / "made up & odd", 90)
+    directory = make_run(tmp_path_factory.mktemp("run") / "made up & odd", 90, more=True)
     publish(directory)
     return directory / "7_report.html"
 
@@ -140,7 +140,7 @@ def test_search_reads_questions_and_answers(reader):
     assert (reader.count, len(reader.all("#rows > li"))) == ("0 of 90 questions.", 0)
 
 
-def test_a_question_opens_with_three_answers_side_by_side_their_answer_and_false_steps_marked(reader):
+def test_a_question_opens_with_its_answers_side_by_side_their_answer_and_false_steps_marked(reader):
     reader.chip("gained").click()
     reader.chip("false arithmetic").click()
     button = reader.all("#rows > li > button")[0]
@@ -148,7 +148,7 @@ def test_a_question_opens_with_three_answers_side_by_side_their_answer_and_false
     button.click()
     assert button.get_attribute("aria-expanded") == "true"
     answers = reader.all(".answer")
-    assert [answer.get_attribute("aria-label") for answer in answers] == ["teacher", "base", "student"]
+    assert [answer.get_attribute("aria-label") for answer in answers] == ["teacher", "base", "student", "answer_only"]
     assert len({answer.location["y"] for answer in answers}) == 1
     assert reader.all(".answer mark.marked")
     bad = reader.all(".answer .bad")[0]

@@ -105,7 +105,7 @@ def test_settings_that_mean_nothing_are_refused(tiny, train, said):
 
 def test_options_of_objectives_that_were_not_chosen_do_not_count():
     plain = TrainSettings()
-    assert not {"objective", "alpha", "on_policy", "offline_kd", "reject_on_student"} & plain.that_count.keys()
+    assert not {"objective", "alpha", "on_policy", "offline_kd", "reject_on_student", "auto"} & plain.that_count.keys()
     other = msgspec.structs.replace(plain, alpha=0.9)
     assert other.that_count == plain.that_count
     chosen = msgspec.structs.replace(plain, objective="step_by_step")
@@ -146,6 +146,7 @@ def test_the_command_keeps_the_teachers_scores_beside_the_traces(tiny, other, tm
     [
         (["--objective", "on_policy"], "--teacher_model"),
         (["--objective", "reject_on_student"], "cotdistill run"),
+        (["--objective", "auto"], "cotdistill run"),
         (["--objective", "step_by_step", "--alpha", "1"], "alpha between 0 and 1"),
         (["--teacher_model", "somebody"], "leave --teacher_model out"),
     ],

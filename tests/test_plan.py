@@ -1,9 +1,11 @@
 """The plan of a recipe: what it finds, when it stops a run, and that nothing is asked twice."""
 
+import io
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
@@ -12,6 +14,7 @@ from cotdistill.plan import Plan, chosen, lines
 from cotdistill.question import Question
 from cotdistill.recipe import without_plan
 from cotdistill.status import status_of
+from cotdistill.table import print_report
 from test_pipeline import recipe, solve, teacher  # noqa: F401
 
 CONFIG = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
@@ -90,6 +93,10 @@ def test_a_run_asks_nothing_of_its_plan_again_and_tells_what_it_took(tiny, tmp_p
     assert told["train"]["tokens"]["expected"] == pytest.approx(told["train"]["took_tokens"], rel=0.2)
     assert report.details["plan"]["questions"] == first.questions
     assert ">forecast</th>" in (tmp_path / "tiny/7_report.html").read_text()
+    console = Console(file=io.StringIO(), width=80)
+    print_report(report, console)
+    [line] = [line for line in console.file.getvalue().splitlines() if line.startswith("generate ")]
+    assert f"{told['generate']['took_tokens']:,}" in line
 
 
 def test_a_plan_stays_while_its_recipe_does_and_is_made_anew_for_another(tiny, tmp_path, teacher):  # noqa: F811
@@ -166,3 +173,19 @@ def test_a_larger_sample_holds_a_smaller_one_and_prefers_no_end_of_the_list():
 def test_a_plan_asks_twenty_to_fifty_questions(tiny, count):
     with pytest.raises(DataError, match=r"plan\.questions"):
         recipe(tiny, plan={"questions": count})
+
+
+def test_a_ladder_and_a_second_student_are_forecast_and_compared(tiny, tmp_path, teacher):  # noqa: F811
+    train = {"num_epochs": 1, "batch_size": 8, "objective": "auto", "auto": {"rungs": ["sft", "step_by_step"]}}
+    made = many(tiny, train=train, evaluate={"max_new_tokens": 8, "teacher": False, "answer_only": True})
+    report = pipeline.run(made, runs=tmp_path, quiet=True)
+    told = {stage["stage"]: stage for stage in report.details["plan"]["stages"]}
+    assert list(told) == ["generate", "ladder", "train/answer_only", "evaluate/base", "evaluate/student",
+                          "evaluate/answer_only"]  # fmt: skip
+    for name in ("ladder", "train/answer_only"):
+        assert told[name]["tokens"]["expected"] == pytest.approx(told[name]["took_tokens"], rel=0.3), name
+        assert told[name]["took_seconds"] > 0
+    page = (tmp_path / "tiny/7_report.html").read_text()
+    assert ">every rung of the ladder</th>" in page
+    assert ">training</th>" not in page
+    assert any(line.startswith("assumed: of the ladder") for line in lines(pipeline.plan(made, runs=tmp_path, quiet=True)))

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from cotdistill import pipeline
+from cotdistill import pipeline, teaching
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
 from cotdistill.journal import write_rows
@@ -84,13 +84,13 @@ def test_running_again_samples_nothing_again(tiny, tmp_path, engines):
 
 
 def test_samples_that_were_cut_off_are_gone_on_with(tiny, tmp_path, engines, monkeypatch):
-    monkeypatch.setattr(pipeline, "run_train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(teaching, "run_train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(reject(tiny), runs=tmp_path, quiet=True)
     path = tmp_path / "tiny/2_student_traces.jsonl"
     whole = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(whole[:-3]) + whole[-3][:9])
-    monkeypatch.setattr(pipeline, "run_train", run_train)
+    monkeypatch.setattr(teaching, "run_train", run_train)
     pipeline.run(reject(tiny), runs=tmp_path, quiet=True)
     assert sorted(row["id"] for row in rows(path)) == sorted(msgspec.json.decode(line)["id"] for line in whole)
     assert len(engines[-1].requests) == 3

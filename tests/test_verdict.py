@@ -258,7 +258,7 @@ def test_a_question_about_an_answer_key_may_be_answered():
     assert judge(given, asked).status == "correct"
 
 
-def test_a_hinted_trace_never_teaches_however_right_it_is():
+def test_a_hinted_trace_does_not_teach_by_itself_however_right_it_is():
     verdict = judge(trace(GOOD, hinted=True), ASKED)
     assert verdict.status not in TEACHES
     assert (verdict.status, verdict.reason) == ("leaks", "the gold was in the prompt")
@@ -299,3 +299,10 @@ def test_a_symbolic_gold_is_judged_by_the_comparator_that_is_given():
         assert judge(given, asked, symbolic=lambda a, b, says=says: says).status == status
     assert judge(trace("I do not know."), asked, symbolic=lambda a, b: True).status == "no_answer"
     assert judge(trace("Final Answer: 9**9**9"), ASKED, symbolic=lambda a, b: True).status == "too_complex"
+
+
+def test_more_steps_or_words_than_allowed_are_too_long_and_as_many_are_not():
+    given = trace("10% is 24. 24 / 2 = 12. 24 + 12 = 36.\nFinal Answer: 36")
+    assert judge(given, ASKED, max_steps=2, max_words=99).status == "correct"
+    assert judge(given, ASKED, max_steps=1).reason == "2 steps, the limit is 1"
+    assert judge(given, ASKED, max_steps=1).status == judge(given, ASKED, max_words=5).status == "too_long"

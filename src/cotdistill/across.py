@@ -20,9 +20,10 @@ import msgspec
 
 from cotdistill.errors import DataError
 from cotdistill.fingerprint import differing
+from cotdistill.ladder_report import capped
 from cotdistill.report import changes
 from cotdistill.resampling import Interval, difference, sign_flip
-from cotdistill.run_files import RunFiles, read_run
+from cotdistill.run_files import RunFiles, ladder_of, read_run
 from cotdistill.score import ModelScore, first_samples_of, is_correct, summarize
 from cotdistill.statistics import Decision, Paired, decide, paired
 
@@ -155,7 +156,8 @@ def _line(run: _Run, ids: list[str]) -> RunLine:
     for name, rows in run.files.predictions.items():
         models[name] = summarize([row for row in rows if row.question_id in asked], ids, source=f"{run.name}, {name}")
     pair = paired(run.base, run.student)
-    return RunLine(run.name, run.files.recipe.train.seed, models, pair, difference(changes(pair)), decide(pair))
+    verdict = capped(decide(pair), ladder_of(run.files))
+    return RunLine(run.name, run.files.recipe.train.seed, models, pair, difference(changes(pair)), verdict)
 
 
 def _pair(a: _Run, b: _Run, ids: Sequence[str]) -> Pair:

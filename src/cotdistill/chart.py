@@ -57,8 +57,18 @@ class Tick(msgspec.Struct, frozen=True):
     text: str
 
 
+class Curve(msgspec.Struct, frozen=True):
+    """One more curve in the box of a ``Line``: ``points`` for a polyline, ``places`` across and down for dots."""
+
+    name: str
+    points: str
+    places: tuple[tuple[float, float], ...]
+    last: float
+
+
 class Line(msgspec.Struct, frozen=True):
-    """A curve: ``points`` for a polyline in a box 100 wide and ``height`` high."""
+    """A curve: ``points`` for a polyline in a box 100 wide and ``height`` high. ``terms`` are those of the loss, where
+    it has several; ``tried`` is the same loss on questions that are not trained on, and ``best`` where it is lowest."""
 
     height: int
     points: str
@@ -66,6 +76,9 @@ class Line(msgspec.Struct, frozen=True):
     up: tuple[Tick, ...]
     first: float
     last: float
+    terms: tuple[Curve, ...] = ()
+    tried: Curve | None = None
+    best: tuple[float, float] | None = None
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -140,22 +153,54 @@ def spread(places: Sequence[float], apart: float, end: float) -> list[float]:
     return moved
 
 
-def line(values: Sequence[tuple[int, float]], most: int = 400) -> Line | None:
-    """The loss over the steps, from 0 up; of many points every nth and the last. None for fewer than two."""
+Steps = Sequence[tuple[int, float]]
+"""(optimizer step, value)."""
+
+
+def line(
+    values: Steps, most: int = 400, *, terms: Mapping[str, Steps] | None = None, tried: Steps = (),
+    best: int | None = None,
+) -> Line | None:  # fmt: skip
+    """The loss over the steps, from 0 up; of many points every nth and the last. None for fewer than two. ``best`` is
+    a step of ``tried``."""
     if len(values) < 2:
         return None
-    every = -(-len(values) // most)
-    kept = [*values[::every], *([values[-1]] if (len(values) - 1) % every else [])]
-    first, last = kept[0][0], kept[-1][0]
-    top = _round_up(max(value for _, value in kept))
-    points = " ".join(
-        f"{_round(100 * (step - first) / max(1, last - first))},{_round(LINE_HEIGHT * (1 - value / top))}"
-        for step, value in kept
-    )
-    up = tuple(Tick(_round(LINE_HEIGHT * (1 - share)), f"{top * share:g}") for share in (0.5, 1.0))
+    first, last = values[0][0], values[-1][0]
+    others = {name: _thinned(found, most) for name, found in (terms or {}).items() if len(found) > 1}
+    kept = _thinned(values, most)
+    top = _round_up(max(value for found in (kept, tried, *others.values()) for _, value in found))
+
+    def places(found: Steps) -> tuple[tuple[float, float], ...]:
+        return tuple((_across(step, first, last), _round(LINE_HEIGHT * (1 - value / top))) for step, value in found)
+
+    def curve(name: str, found: Steps) -> Curve:
+        return Curve(name, _polyline(places(found)), places(found), found[-1][1])
+
     middle = (first + last) // 2
-    across = tuple(Tick(_round(100 * (at - first) / max(1, last - first)), str(at)) for at in (first, middle, last))
-    return Line(LINE_HEIGHT, points, across, up, kept[0][1], kept[-1][1])
+    return Line(
+        LINE_HEIGHT,
+        _polyline(places(kept)),
+        tuple(Tick(_across(at, first, last), str(at)) for at in (first, middle, last)),
+        tuple(Tick(_round(LINE_HEIGHT * (1 - share)), f"{top * share:g}") for share in (0.5, 1.0)),
+        kept[0][1],
+        kept[-1][1],
+        tuple(curve(name, found) for name, found in others.items()),
+        curve("tried", tried) if tried else None,
+        next(iter(places([(step, value) for step, value in tried if step == best])), None),
+    )
+
+
+def _thinned(values: Steps, most: int) -> list[tuple[int, float]]:
+    every = -(-len(values) // most)
+    return [*values[::every], *([values[-1]] if (len(values) - 1) % every else [])]
+
+
+def _across(step: int, first: int, last: int) -> float:
+    return _round(100 * (step - first) / max(1, last - first))
+
+
+def _polyline(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{across},{down}" for across, down in places)
 
 
 def histograms(lengths: Mapping[str, Sequence[tuple[int, bool]]], limit: int) -> tuple[list[Histogram], list[Tick]]:

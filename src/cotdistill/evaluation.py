@@ -9,7 +9,7 @@ import msgspec
 
 from cotdistill.disk import write_atomic
 from cotdistill.engines import Engine, EngineName
-from cotdistill.engines.opening import find_gguf, open_engine, opened_late
+from cotdistill.engines.opening import find_gguf, open_engine, opened_late, student_engine, takes_gguf
 from cotdistill.errors import SetupError
 from cotdistill.lock import locked
 from cotdistill.machine import versions
@@ -52,6 +52,7 @@ def evaluate_all(
     num_samples: int = 1,
     batch_size: int,
     engine: EngineName,
+    workers: int | None = None,
     server: Server | None = None,
     system_prompt: str | None,
     limit: int | None,
@@ -78,15 +79,15 @@ def evaluate_all(
     for one in contestants:
         refuse_shown(one.shots, everything, "--few_shot")
 
-    def open_teacher(model: str, shots: Sequence[Shot], server: Server | None = None) -> Engine:
-        models = Models(model, "", engine, trust_remote_code, load_in_4bit, server)
+    def open_teacher(one: Contestant, server: Server | None = None) -> Engine:
+        models = Models(one.model, "", engine, trust_remote_code, load_in_4bit, server, workers=workers)
         asked = Generate(system_prompt=system, sampling=sampling)
-        return teacher_engine(models, batch_size, questions, asked, shots, device_map)
+        return teacher_engine(models, batch_size, questions, asked, one.shots, device_map, one.adapter)
 
     def open_student(model: str, adapter: Path | None) -> Engine:
         return open_engine(
-            model, engine="transformers", adapter=adapter, batch_size=batch_size, load_in_4bit=load_in_4bit,
-            device_map=device_map, trust_remote_code=trust_remote_code,
+            model, engine=student_engine(engine), adapter=adapter, batch_size=batch_size, load_in_4bit=load_in_4bit,
+            device_map=device_map, trust_remote_code=trust_remote_code, workers=workers,
         )  # fmt: skip
 
     with locked(record, break_lock=break_lock):
@@ -95,17 +96,17 @@ def evaluate_all(
         for one in contestants:
             is_teacher = one.name == "teacher"
             its_server = server if is_teacher else None
-            any_engine = is_teacher or (one.adapter is None and find_gguf(one.model) is not None)
+            any_engine = is_teacher or find_gguf(one.model) is not None or engine in ("vllm", "ray:vllm")
             open_it = partial(open_student, one.model, one.adapter)
             if any_engine:
-                open_it = partial(open_teacher, one.model, one.shots, its_server)
+                open_it = partial(open_teacher, one, its_server)
             with opened_late(open_it) as open_model:
                 answers[one.name] = run_evaluate(
                     one.name,
                     questions,
                     one.file,
                     manifest,
-                    model=identify(one.model, gguf=is_teacher and engine != "transformers", server=its_server),
+                    model=identify(one.model, gguf=is_teacher and takes_gguf(engine), server=its_server),
                     adapter=one.adapter,
                     system_prompt=system if one.system_prompt is None else one.system_prompt,
                     shots=one.shots,

@@ -13,6 +13,10 @@ WAYS_ON = "go back to the old {what}, choose another output or run name, or star
 HARMLESS: Mapping[str, str] = {
     "batch_size@generate": "each prompt is completed on its own; a batch only fills the machine better",
     "batch_size@evaluate": "as for generate; in training the batch is part of the optimisation and counts",
+    "enough": "which samples are asked for, not what they are; where more are wanted, they are asked for now",
+    "max_cost": "when to stop asking; what was asked stays, and the same command with a higher cap goes on",
+    "max_tokens_total": "as max_cost",
+    "cache": "whether an answer is looked up; it is that of the same model to the same request",
     "device_map": "where the layers lie; the number format, which a place can change, counts as `engine`",
     "limit@generate": "more questions or fewer: rows already made stay as they are",
     "limit@evaluate": "as for generate; only the questions asked for are counted",
@@ -28,6 +32,7 @@ HARMLESS: Mapping[str, str] = {
     "baseline": "as compare_base",
     "base_url": "which machine serves the model, which is known by its name",
     "concurrency": "how many requests are in flight at once",
+    "workers": "how many copies of the model answer; each request has its own seed",
     "timeout": "how long to wait for a server; a row that timed out is asked again",
     "retries": "how often to ask again",
     "max_failures": "when to give up; rows that failed are asked again",

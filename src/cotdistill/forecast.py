@@ -8,7 +8,7 @@ when batches are full, or the machine is shared: ``SPEED``. Loading models is no
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -48,12 +48,29 @@ class Work(msgspec.Struct, frozen=True):
 
 class Training(msgspec.Struct, frozen=True):
     """``epochs`` over as many examples as ``rows`` says, of ``lengths`` tokens in the sample; ``pace`` is seconds of
-    a forward pass for each token."""
+    a forward pass for each token. ``more`` are seconds in which the student writes, or its teacher reads."""
 
     rows: Range
     epochs: float
     lengths: Sequence[int]
     pace: float
+    stage: str = "train"
+    more: Range = Range(0.0, 0.0, 0.0)
+
+
+class Climbing(msgspec.Struct, frozen=True):
+    """A ladder: all ``short`` trainings and ``most`` of the ``full`` ones (fewer where fewer survive), each ``asked``
+    the dev questions, as the base is; ``own`` are the student's own samples."""
+
+    short: Sequence[Training]
+    full: Sequence[Training]
+    most: int
+    asked: Work
+    own: Sequence[Work]
+    stage: str = "ladder"
+
+
+Task = Work | Training | Climbing
 
 
 class StageForecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,26 +84,37 @@ class StageForecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The stages in their order, and their sums (of the ends, too, which makes a wide range)."""
+    """The stages in their order, and their sums (of the ends, too, which makes a wide range). ``assumptions`` stand in
+    for what was not measured."""
 
     stages: list[StageForecast]
     tokens: Range
     seconds: Range
     money: Range | None
+    assumptions: list[str] = []
 
 
-def forecast(work: Sequence[Work], training: Training, server: Server | None) -> Forecast:
-    """All stages. A ``server`` has the teacher, and the prices."""
-    stages = [_answering(one, server) for one in work]
-    at = next((i for i, one in enumerate(work) if one.stage != "generate"), len(work))
-    stages.insert(at, _training(training))
+def forecast(tasks: Sequence[Task], server: Server | None, assumptions: Sequence[str] = ()) -> Forecast:
+    """All stages, in their order. A ``server`` has the teacher, and the prices."""
+    stages = [_stage(task, server) for task in tasks]
     money = [stage.money for stage in stages if stage.money]
     return Forecast(
         stages=stages,
         tokens=_sum([stage.tokens for stage in stages]),
         seconds=_sum([stage.seconds for stage in stages]),
         money=_sum(money) if money else None,
+        assumptions=list(assumptions),
     )
+
+
+def _stage(task: Task, server: Server | None) -> StageForecast:
+    match task:
+        case Work():
+            return _answering(task, server)
+        case Training():
+            return _training(task)
+        case Climbing():
+            return _climbing(task)
 
 
 def mean(values: Sequence[float]) -> Range:
@@ -122,7 +150,29 @@ def _training(training: Training) -> StageForecast:
     tokens = mean(training.lengths).times(training.rows).times(Range(*[training.epochs] * 3))
     low, expected, high = (training.pace * factor for factor in TRAINING)
     seconds = tokens.times(Range(expected, low * SPEED[0], high * SPEED[1]))
-    return StageForecast("train", round(training.rows.expected), tokens, seconds)
+    more = training.more.times(Range(1.0, *SPEED))
+    return StageForecast(training.stage, round(training.rows.expected), tokens, _sum([seconds, more]))
+
+
+def _climbing(ladder: Climbing) -> StageForecast:
+    short, full = ([_training(one) for one in trainings] for trainings in (ladder.short, ladder.full))
+    asked = _answering(ladder.asked, None)
+    count = min(ladder.most, len(full))
+    fewest = count if not short else 0
+    rows = sum(one.rows for one in short) + round(count * sum(one.rows for one in full) / max(1, len(full)))
+
+    def all_of(pick: Callable[[StageForecast], Range]) -> Range:
+        fulls = [pick(one) for one in full]
+        whole = Range(
+            count * sum(one.expected for one in fulls) / max(1, len(fulls)),
+            sum(sorted(one.low for one in fulls)[:fewest]),
+            sum(sorted((one.high for one in fulls), reverse=True)[:count]),
+        )
+        times = Range(*(1.0 + len(short) + extra for extra in (count, fewest, count)))
+        own = [pick(_answering(one, None)) for one in ladder.own]
+        return _sum([*map(pick, short), whole, pick(asked).times(times), *own])
+
+    return StageForecast(ladder.stage, rows, all_of(lambda one: one.tokens), all_of(lambda one: one.seconds))
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -142,6 +192,36 @@ def compared(forecast: Forecast, took: Mapping[str, tuple[float, int]]) -> list[
         for one in forecast.stages
         if one.stage in took
     ]
+
+
+def seconds_text(seconds: Range) -> str:
+    """``2.5 min [1.7, 4.1]``."""
+    size, unit = _unit(seconds.expected)
+    return f"{seconds.expected / size:.1f} {unit} [{seconds.low / size:.1f}, {seconds.high / size:.1f}]"
+
+
+def compared_text(outcome: Outcome) -> list[str]:
+    """Time as forecast and as taken, in one unit, then tokens: ``1.7–4.1 min``, ``3.0 min``, ``7,560–9,240``,
+    ``8,442``. ``*`` marks what lies outside."""
+    size, unit = _unit(outcome.seconds.expected)
+    return [
+        f"{outcome.seconds.low / size:.1f}–{outcome.seconds.high / size:.1f} {unit}",
+        f"{outcome.took_seconds / size:.1f} {unit}{_outside(outcome.took_seconds, outcome.seconds)}",
+        f"{outcome.tokens.low:,.0f}–{outcome.tokens.high:,.0f}",
+        f"{outcome.took_tokens:,}{_outside(outcome.took_tokens, outcome.tokens)}",
+    ]
+
+
+def _outside(taken: float, forecast: Range) -> str:
+    return " " if forecast.low <= taken <= forecast.high else "*"
+
+
+def count_text(tokens: Range) -> str:
+    return f"{tokens.expected:,.0f} [{tokens.low:,.0f}, {tokens.high:,.0f}]"
+
+
+def _unit(seconds: float) -> tuple[int, str]:
+    return next((found for found in ((3600, "h"), (60, "min")) if seconds >= found[0]), (1, "s"))
 
 
 _ENDS = ("expected", "low", "high")

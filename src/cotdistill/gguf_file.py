@@ -125,6 +125,13 @@ def _answers_alike(gguf: Path, model: Model, system: str) -> bool:
     return found.text.rstrip("\ufffd") == own.text.rstrip("\ufffd")
 
 
+def in_pairs(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """The rows of a Llama's queries or keys in llama.cpp's order: transformers turns the halves of a head against each
+    other, llama.cpp neighbouring pairs."""
+    halves = tensor.reshape(heads, 2, -1, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)
+
+
 def _tensors(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and weights in transformers' naming, queries and keys of a Llama in llama.cpp's order."""
     config = module.config
@@ -134,9 +141,7 @@ def _tensors(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
             continue
         layer = key.split(".")[-2]
         if config.model_type == "llama" and layer in heads:
-            # transformers turns the halves of a head against each other, llama.cpp neighbouring pairs.
-            halves = tensor.reshape(heads[layer], 2, -1, *tensor.shape[1:])
-            yield key, halves.transpose(1, 2).reshape(tensor.shape)
+            yield key, in_pairs(tensor, heads[layer])
         else:
             yield key, tensor
     if config.rope_parameters["rope_type"] == "llama3":

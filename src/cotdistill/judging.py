@@ -11,6 +11,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,14 +21,15 @@ from cotdistill.contamination import NGRAM, Contamination, Hit
 from cotdistill.errors import DataError, ResumeError, UsageError
 from cotdistill.journal import encode_row, read_rows
 from cotdistill.keys import Keys
+from cotdistill.likelihood import Likelihoods
 from cotdistill.marker import MARKERS
 from cotdistill.question import Question, load_questions
-from cotdistill.selection import drop_duplicates, keep_different
+from cotdistill.selection import drop_duplicates, keep
 from cotdistill.settings.verify import Verify
 from cotdistill.symbolic import same_symbolic
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile
-from cotdistill.verdict import TEACHES, Verdict, judge
+from cotdistill.verdict import TEACHES, Verdict, judge, taught_text
 from cotdistill.vote import vote
 
 log = logging.getLogger(__name__)
@@ -65,13 +67,16 @@ class Tally:
 
 
 def judge_file(
-    traces: TraceFile, settings: Verify, tally: Tally, *, audit: Callable[[Disagreement], object] | None = None
+    traces: TraceFile,
+    settings: Verify,
+    tally: Tally,
+    *,
+    audit: Callable[[Disagreement], object] | None = None,
+    likelihoods: Likelihoods | None = None,
 ) -> Iterator[Verdict]:
-    """One verdict a trace, in the order of the file; ``tally`` and ``audit`` are fed on the way."""
-    contamination = None
-    if settings.decontaminate:
-        test = load_questions(settings.decontaminate).rows
-        contamination = Contamination(test, traces.questions(), ngram=settings.decontaminate_ngram or NGRAM)
+    """One verdict a trace, in the order of the file; ``tally`` and ``audit`` are fed on the way. ``likelihoods`` are
+    those of all ``contenders`` where the likely ones are preferred."""
+    contamination = _contamination(traces, settings)
     with tempfile.TemporaryFile() as spool:  # a trace may wait for one of a question that is still to come
         starts = array("Q", bytes(8 * len(traces)))
         for group in traces.groups():
@@ -79,7 +84,7 @@ def judge_file(
             tally.traces_without_gold += len(group.traces) if group.question.gold is None else 0
             hit = _hit(group.question, contamination, settings, tally)
             question = _with_kind(group.question, settings)
-            verdicts = judge_question(question, group.traces, settings, hit=hit)
+            verdicts = judge_question(question, group.traces, settings, hit=hit, likelihoods=likelihoods)
             if hit and any(verdict.status == "contaminated" for verdict in verdicts):
                 tally.contaminated.append(hit)
             for place, trace, verdict in zip(group.places, group.traces, verdicts, strict=True):
@@ -97,14 +102,46 @@ def judge_file(
             yield read(spool.readline())
 
 
+def contenders(traces: TraceFile, settings: Verify) -> Iterator[tuple[str, Question, str]]:
+    """``(trace id, question, text to learn)`` of the traces among which ``settings`` have to choose: those of questions
+    of which more may teach than ``max_per_question``."""
+    contamination = _contamination(traces, settings)
+    for group in traces.groups():
+        hit = _hit(group.question, contamination, settings, Tally())
+        verdicts = _sound(group.question, group.traces, settings, hit)
+        teaching = [pair for pair in zip(group.traces, verdicts, strict=True) if pair[1].status in TEACHES]
+        if settings.max_per_question and len(teaching) > settings.max_per_question:
+            yield from ((trace.id, group.question, taught_text(trace, verdict)) for trace, verdict in teaching)
+
+
 def judge_question(
-    question: Question, traces: list[Trace], settings: Verify, *, hit: Hit | None = None
+    question: Question,
+    traces: list[Trace],
+    settings: Verify,
+    *,
+    hit: Hit | None = None,
+    likelihoods: Likelihoods | None = None,
 ) -> list[Verdict]:
-    """The verdicts of all traces of one question, in order; ``hit`` is the test question that it meets."""
+    """The verdicts of all traces of one question, in order; ``hit`` is the test question that it meets, and
+    ``likelihoods`` are for preferring the likely ones."""
+    verdicts = _sound(question, traces, settings, hit)
+    if settings.max_per_question is None:
+        return verdicts
+    if settings.prefer == "likely" and likelihoods is None:
+        raise UsageError("to prefer the likely traces a student has to score them first: see run_likelihoods")
+    nats = (likelihoods or Likelihoods("", ())).nats
+    return keep(
+        list(zip(traces, verdicts, strict=True)), settings.max_per_question, settings.prefer,
+        short_share=settings.short_share, nats=partial(nats, question),
+    )  # fmt: skip
+
+
+def _sound(question: Question, traces: list[Trace], settings: Verify, hit: Hit | None) -> list[Verdict]:
+    """The verdicts before any choice among traces that may teach."""
     question, markers = _with_kind(question, settings), all_markers(settings)
     verdicts = [
         judge(trace, question, steps=settings.steps, repair=settings.repair, markers=markers, symbolic=same_symbolic,
-              max_words=settings.max_words)
+              max_words=settings.max_words, max_steps=settings.max_steps, hinted=settings.hinted)
         for trace in traces
     ]  # fmt: skip
     if settings.vote:
@@ -115,8 +152,6 @@ def judge_question(
             msgspec.structs.replace(v, status="contaminated", reason=str(hit)) if v.status in TEACHES else v
             for v in verdicts
         ]
-    if settings.max_per_question:
-        verdicts = keep_different(list(zip(traces, verdicts, strict=True)), settings.max_per_question)
     return verdicts
 
 
@@ -129,6 +164,13 @@ def _with_kind(question: Question, settings: Verify) -> Question:
     if settings.kind is None or question.kind is not None:
         return question
     return msgspec.structs.replace(question, kind=settings.kind)
+
+
+def _contamination(traces: TraceFile, settings: Verify) -> Contamination | None:
+    if not settings.decontaminate:
+        return None
+    test = load_questions(settings.decontaminate).rows
+    return Contamination(test, traces.questions(), ngram=settings.decontaminate_ngram or NGRAM)
 
 
 def _hit(question: Question, contamination: Contamination | None, settings: Verify, tally: Tally) -> Hit | None:

@@ -78,15 +78,17 @@ def ordered(examples: Iterable[Example]) -> list[Example]:
 
 
 def split(examples: Sequence[Example], most: int) -> list[list[Example]]:
-    """The rows in groups of at most ``most`` tokens, a longer row alone; rows that begin alike stay together."""
+    """The rows in groups that make lines of at most ``most`` tokens, a longer row alone; rows that begin alike stay
+    together."""
     groups: list[list[Example]] = []
     room = 0
     for example in ordered(examples):
-        if not groups or len(example.input_ids) > room:
+        own = len(example.input_ids) - _shared(groups[-1][-1] if groups else None, example)
+        if not groups or own > room:
             groups.append([])
-            room = most
+            own, room = len(example.input_ids), most
         groups[-1].append(example)
-        room -= len(example.input_ids)
+        room -= own
     return groups
 
 

@@ -25,14 +25,14 @@ from cotdistill.errors import SetupError, TrainingError
 from cotdistill.example import Example, Examples, answer_tokens, build_examples
 from cotdistill.prompt import messages_for
 from cotdistill.question import Question
-from cotdistill.settings.train import TrainSettings
+from cotdistill.settings.train import Tracker, TrainSettings
 from cotdistill.shown import one_line, visible
 from cotdistill.template import ChatTemplate
 
 LONGEST_ANSWER = 512
 """Most new tokens of an answer in an evaluation that nobody said otherwise for."""
 
-TRACKERS: Mapping[str, tuple[str, ...]] = {
+TRACKERS: Mapping[Tracker, tuple[str, ...]] = {
     "none": (), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",),
 }  # fmt: skip
 """To whom the Trainer can report, and the packages of which one is needed for that."""
@@ -54,12 +54,12 @@ class Lint(msgspec.Struct, frozen=True):
             raise TrainingError(f"these examples must not be trained on: {'; '.join(self.errors)}")
 
 
-def check_packages(settings: TrainSettings, report_to: str) -> None:
+def check_packages(settings: TrainSettings) -> None:
     """Raise ``SetupError`` where a package is missing that the optimizer or the tracker is in."""
     if settings.optim == "adamw_8bit" and not _there("bitsandbytes"):
         raise SetupError("the optimizer adamw_8bit is in bitsandbytes: pip install bitsandbytes, or take adamw")
-    if (names := TRACKERS[report_to]) and not any(map(_there, names)):
-        raise SetupError(f"--report_to {report_to} needs a package: pip install {names[0]}")
+    if (names := TRACKERS[settings.report_to]) and not any(map(_there, names)):
+        raise SetupError(f"report_to {settings.report_to} needs a package: pip install {names[0]}")
 
 
 def lint(

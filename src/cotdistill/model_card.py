@@ -19,7 +19,7 @@ import yaml
 
 from cotdistill.catalog import MODELS, CatalogModel
 from cotdistill.report import Report
-from cotdistill.run_files import RunFiles
+from cotdistill.run_files import RunFiles, ladder_of
 from cotdistill.tabular import markdown
 from cotdistill.verdict import TEACHES
 
@@ -91,14 +91,18 @@ def _data(run: RunFiles, teacher: str) -> str:
 
 
 def _recipe(run: RunFiles, report: Report) -> str:
-    train = run.recipe.train
+    train, ladder = run.recipe.train, ladder_of(run)
+    trial = ladder.student.last if ladder else None
+    epochs = trial.epochs if trial else train.num_epochs
     said = [
         f"LoRA with r = {train.lora.r}, alpha = {train.lora.alpha}, dropout {train.lora.dropout:g}; "
-        f"{train.num_epochs:g} epochs at a learning rate of {train.learning_rate:g}, batches of "
+        f"{epochs:g} epochs at a learning rate of {train.learning_rate:g}, batches of "
         f"{train.batch_size * train.gradient_accumulation_steps}, seed {train.seed}.",
     ]
     tools = [f"{name} {report.versions[name]}" for name in ("cotdistill", "transformers", "peft", "torch")
              if name in report.versions]  # fmt: skip
+    if ladder:
+        said.append(f"Trained for {ladder.student.name}. {report.details['ladder']['sentence']}")
     if tools:
         said.append(f"Made with {', '.join(tools)}.")
     resolved = shareable(msgspec.to_builtins(run.recipe))

@@ -16,11 +16,14 @@ import yaml
 from markupsafe import Markup
 
 from cotdistill import browse, chart
+from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.forecast import Range
+from cotdistill.ladder_report import ladder_lines
 from cotdistill.markup import environment, policy, source
 from cotdistill.model_card import shareable
-from cotdistill.report import Report
+from cotdistill.report import RIVALS, Report
 from cotdistill.run_files import RunFiles
+from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.table import forgetting
 from cotdistill.verdict import TEACHES
 
@@ -30,6 +33,13 @@ MOST_INLINE = 1_500_000
 
 MOST_TRACES = 5_000
 """Traces on the page, the first ones; it says how many are left out."""
+
+
+TERMS = {
+    "label": "answers alone", "rationale": "reasoning", "nll": "tokens of the traces",
+    "kl": "distance to the teacher", "traces": "on the teacher’s traces", "samples": "on the student’s own answers",
+}  # fmt: skip
+"""The terms of a loss, as a reader may know them."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -90,11 +100,16 @@ def _figures(run: RunFiles, report: Report) -> dict[str, Any]:
     histograms, tokens_axis = chart.histograms(lengths, limit)
     statuses = Counter(verdict.status for verdict in run.verdicts)
     train = run.manifest.facts("train")
-    losses = msgspec.convert(train.get("losses") or [], list[tuple[int, float | None]])
+    best = train.get("best_step")
     models = run.recipe.models
     return {
         "flow": chart.flow(report.paired) if report.paired else None,
-        "loss": chart.line([(step, loss) for step, loss in losses if loss is not None and math.isfinite(loss)]),
+        "loss": chart.line(
+            _finite(train.get("losses")),
+            terms={TERMS.get(name, name): _finite(found) for name, found in _mapping(train.get("terms")).items()},
+            tried=_finite(train.get("validation")), best=best if isinstance(best, int) else None,
+        ),
+        "rivals": RIVALS,
         "histograms": histograms,
         "tokens_axis": tokens_axis,
         "forgetting": forgetting(report.transfer) if report.transfer else "",
@@ -112,7 +127,18 @@ def _figures(run: RunFiles, report: Report) -> dict[str, Any]:
         "recipe": yaml.safe_dump(shareable(msgspec.to_builtins(run.recipe)), sort_keys=False, allow_unicode=True),
         "revision": run.manifest.noted("git_revision"),
         "seed": run.recipe.train.seed,
+        "ladder_lines": ladder_lines(report.details["ladder"]) if "ladder" in report.details else [],
     }
+
+
+def _finite(steps: Any) -> list[tuple[int, float]]:
+    """(step, value) of a record, without the values that are none."""
+    found = msgspec.convert(steps or [], list[tuple[int, float | None]])
+    return [(step, value) for step, value in found if value is not None and math.isfinite(value)]
+
+
+def _mapping(plain: Any) -> dict[str, Any]:
+    return plain if isinstance(plain, dict) else {}
 
 
 def _costs(run: RunFiles, report: Report) -> list[Cost]:
@@ -122,8 +148,13 @@ def _costs(run: RunFiles, report: Report) -> list[Cost]:
     facts = run.manifest.facts("generate")
     read, written = facts.get("prompt_tokens"), facts.get("completion_tokens")
     costs = [_cost("teacher’s traces", facts, read, written, said.get("generate"))]
-    facts = {**run.manifest.facts("train"), "rows": run.manifest.facts("train").get("examples")}
-    costs.append(_cost("training", facts, facts.get("tokens"), None, said.get("train")))
+    if ladder := report.details.get("ladder"):  # its student's training is one of them
+        costs.append(_cost("every rung of the ladder", ladder, ladder["tokens"], None, said.get("ladder")))
+    trained = {} if ladder else {"train": "training"}
+    trained |= {ANSWER_ONLY_STAGE: "training on answers alone"} if ANSWER_ONLY in run.predictions else {}
+    for stage, title in trained.items():
+        facts = {**run.manifest.facts(stage), "rows": run.manifest.facts(stage).get("examples")}
+        costs.append(_cost(title, facts, facts.get("tokens"), None, said.get(stage)))
     for part, answered in (("", run.predictions), ("unseen/", run.unseen_predictions)):
         for name, rows in answered.items():
             read, written = (sum(getattr(row, f"{kind}_tokens") for row in rows) for kind in ("prompt", "completion"))

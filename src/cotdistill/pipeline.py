@@ -2,8 +2,8 @@
 
     runs/quickstart/
       recipe.yaml  manifest.json  0_plan.json  0_plan/base.jsonl
-      1_questions.jsonl  1_held_out.jsonl  1_unseen.jsonl
-      2_traces.jsonl  3_verdicts.jsonl  4_examples.jsonl  5_adapter/
+      1_questions.jsonl  1_held_out.jsonl  1_unseen.jsonl  1_dev.jsonl
+      2_traces.jsonl  3_verdicts.jsonl  4_examples.jsonl  5_adapter/  rungs/
       6_predictions/{base,student,teacher}.jsonl  6_predictions/unseen/...
       7_report.json  7_report.html
 
@@ -18,37 +18,40 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
+from cotdistill.answer_only import train_answer_only
 from cotdistill.disk import write_atomic
 from cotdistill.engines import Engine
-from cotdistill.engines.opening import open_engine, opened_late
+from cotdistill.engines.opening import open_engine, opened_late, student_engine, takes_gguf
 from cotdistill.errors import DataError, NotWorthIt
-from cotdistill.journal import read_rows
+from cotdistill.line_up import Asked, line_up
+from cotdistill.lint import check_packages
 from cotdistill.lock import locked
 from cotdistill.manifest import Manifest, file_hash, input_of
 from cotdistill.overlap import refuse_shown
 from cotdistill.plan import BASE, Plan, lines
 from cotdistill.planning import Planning, run_plan
-from cotdistill.prompt import LABEL_PROMPT, Shot, load_few_shot
+from cotdistill.prediction import Prediction
+from cotdistill.prompt import Shot, load_few_shot
 from cotdistill.publication import publish
 from cotdistill.question import Question
 from cotdistill.ranks import here
 from cotdistill.recipe import Recipe, dump_recipe, load_recipe
 from cotdistill.report import Report
 from cotdistill.run_files import EXPORT
-from cotdistill.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.screen import watched
-from cotdistill.self_samples import asked_of, refuse_unconfirmed, with_own
+from cotdistill.server import Server
 from cotdistill.sets import Sets, make_sets
+from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
-from cotdistill.settings.train import Target
+from cotdistill.settings.objective import Objective
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.generate import run_generate
-from cotdistill.stages.models import identify, teacher_engine
-from cotdistill.stages.train import run_train
-from cotdistill.stages.verify import run_verify, teaching_pairs
-from cotdistill.trace import Trace
-from cotdistill.verdict import Verdict
+from cotdistill.stages.likelihoods import run_likelihoods
+from cotdistill.stages.models import OpenEngine, Teacher, identify, teacher_engine
+from cotdistill.stages.verify import run_verify
+from cotdistill.teaching import Teaching
 
 log = logging.getLogger(__name__)
 
@@ -96,19 +99,22 @@ class Run:
         self.manifest = Manifest.open(directory / "manifest.json")
         # Both models are fetched before any work, so that a missing one costs no teacher time.
         self.teacher = identify(
-            recipe.models.teacher, gguf=recipe.models.engine != "transformers", server=recipe.models.server
+            recipe.models.teacher, gguf=takes_gguf(recipe.models.engine), server=recipe.models.server
         )
         self.student = identify(recipe.models.student, gguf=False)
+        other = recipe.models.second
+        self.second = identify(other.teacher, gguf=True, server=other.server) if other else None
 
     def report(self, *, force: bool = False) -> Report:
         sets, shots = self._begin()
         planned = not self.recipe.plan.skip and (self.overwrite or "train" not in self.manifest.stages)
-        with watched(self._owed(planned=planned), title=self.recipe.name, quiet=self.quiet):
+        with watched(self._owed(sets, shots, planned=planned), title=self.recipe.name, quiet=self.quiet):
             if planned:
                 heed(self._plan(sets, shots), force=force)
             self._traces(sets.train, shots, overwrite=self.overwrite and not planned)
-            self._adapter(sets.train)
-            self._predictions(sets, shots)
+            objective = self._adapter(sets)
+            train_answer_only(self._teaching(sets.train))
+            self._predictions(sets, shots, objective)
         # Only now: a stage that refuses other settings must leave the record of what was run as it is.
         self._record()
         return publish(self.directory)
@@ -118,15 +124,14 @@ class Run:
         with watched({"traces": False, BASE: False}, title=self.recipe.name, quiet=self.quiet):
             return self._plan(sets, shots)
 
-    def _owed(self, *, planned: bool) -> dict[str, bool]:
-        """The lines of the screen, and whether each is done already."""
-        settings, unseen = self.recipe.evaluate, self.recipe.questions.unseen
-        names = [BASE] if planned else []
-        for model in ("base", "student", *(("teacher",) if settings.teacher else ())):
-            names += [model, *((f"unseen/{model}",) if unseen else ())]
-            if model == "base":
-                names += [f"base_{way}" for way in settings.baselines if way != "zero"]
-        stages = {"traces": "generate", "training": "train"} | {name: f"evaluate/{name}" for name in names}
+    def _owed(self, sets: Sets, shots: Sequence[Shot], *, planned: bool) -> dict[str, bool]:
+        """The lines of the screen, and whether each is done already; the rungs of a ladder show as they begin."""
+        objective = self.recipe.train.objective
+        entrants = line_up(self.recipe, sets, shots, self.directory / "5_adapter", objective)
+        names = [*([BASE] if planned else []), *(asked.label for one in entrants for asked in one.asked)]
+        training = {"rungs/base": "evaluate/rungs/base"} if objective == "auto" else {"training": "train"}
+        training |= {f"training/{ANSWER_ONLY}": ANSWER_ONLY_STAGE} if self.recipe.evaluate.answer_only else {}
+        stages = {"traces": "generate"} | training | {name: f"evaluate/{name}" for name in names}
         return {title: self.manifest.done(stage) and not self.overwrite for title, stage in stages.items()}
 
     def _begin(self) -> tuple[Sets, Sequence[Shot]]:
@@ -134,7 +139,9 @@ class Run:
         sets = self._questions()
         shots = load_few_shot(Path(self.recipe.generate.few_shot)) if self.recipe.generate.few_shot else ()
         refuse_shown(shots, [*sets.held_out, *sets.unseen], str(self.recipe.generate.few_shot))
-        self._refuse_objective(sets.train)
+        if not self.manifest.done("train"):
+            check_packages(self.recipe.train)
+            self._teaching(sets.train).refuse(self.recipe.train.objective)
         if self.overwrite or not self.manifest.stages.keys() - {"questions"}:
             self._record()  # so that whoever looks at an unfinished run knows what it is to be
         return sets, shots
@@ -145,7 +152,7 @@ class Run:
             self.recipe, self.directory, self.manifest, sets.train, len(sets.held_out), len(sets.unseen),
             {"teacher": self.teacher, "student": self.student},
             lambda asked, unasked, anew: self._ask_teacher(asked, shots, unasked=unasked, overwrite=anew),
-            partial(self._open, "base", models.student, None, sets.train), self.overwrite, self.quiet,
+            partial(self._open, "base", models.student, None, sets.train), self.overwrite, self.quiet, len(sets.dev),
         ))  # fmt: skip
         if "train" not in self.manifest.stages:
             self._record()  # a recipe may change between its plan and its run
@@ -187,13 +194,19 @@ class Run:
         write_atomic(self.directory / "recipe.yaml", dump_recipe(recipe).encode())
 
     def _questions(self) -> Sets:
-        return make_sets(self.recipe.questions, self.directory, self.manifest, overwrite=self.overwrite)
+        return make_sets(
+            self.recipe.questions, self.directory, self.manifest, overwrite=self.overwrite, train=self.recipe.train
+        )
 
     def _ask_teacher(
         self, questions: Sequence[Question], shots: Sequence[Shot], *, unasked: Sequence[Question] = (), overwrite: bool
     ) -> None:
         models, settings = self.recipe.models, self.recipe.generate
         everything = [*questions, *unasked]
+        second = None
+        if (other := models.second) and self.second:
+            open_it = partial(teacher_engine, other, settings.batch_size, everything, settings, shots)
+            second = Teacher(self.second, open_it, other.server)
         run_generate(
             questions,
             self.directory / "2_traces.jsonl",
@@ -203,6 +216,8 @@ class Run:
             model=self.teacher,
             open_teacher=lambda: teacher_engine(models, settings.batch_size, everything, settings, shots),
             server=models.server,
+            second=second,
+            verify=self.recipe.verify,
             unasked=unasked,
             load_in_4bit=models.load_in_4bit,
             trust_remote_code=models.trust_remote_code,
@@ -212,102 +227,77 @@ class Run:
 
     def _traces(self, train: Sequence[Question], shots: Sequence[Shot], *, overwrite: bool) -> None:
         self._ask_teacher(train, shots, overwrite=overwrite)
-        tally = run_verify(
-            train, self.directory / "2_traces.jsonl", self.directory / "3_verdicts.jsonl", self.recipe.verify
-        )
+        traces, settings, models = self.directory / "2_traces.jsonl", self.recipe.verify, self.recipe.models
+        likelihoods = run_likelihoods(
+            train, traces, self.directory / "3_likelihoods.jsonl", self.manifest, settings, student=models.student,
+            system_prompt=self.recipe.generate.system_prompt, load_in_4bit=models.load_in_4bit,
+            trust_remote_code=models.trust_remote_code, overwrite=self.overwrite, quiet=self.quiet,
+        ) if settings.prefer == "likely" else None  # fmt: skip
+        tally = run_verify(train, traces, self.directory / "3_verdicts.jsonl", settings, likelihoods=likelihoods)
         log.info("traces: %s", ", ".join(f"{count} {status}" for status, count in tally.counts.most_common()))
 
-    def _refuse_objective(self, train: Sequence[Question]) -> None:
-        """An objective that cannot work is refused before the teacher is asked."""
-        models, objective = self.recipe.models, self.recipe.train.objective
-        if objective == "reject_on_student":
-            refuse_unconfirmed(train, self.recipe.verify)
-        if objective in TOKEN_LEVEL and not self.manifest.done("train"):  # reading tokens takes seconds
-            fitting(self._scorer, models.student, objective, trust_remote_code=models.trust_remote_code)
+    def _teaching(self, train: Sequence[Question]) -> Teaching:
+        """How the student is taught these questions."""
 
-    @property
-    def _scorer(self) -> TeacherFiles:
-        models = self.recipe.models
-        return TeacherFiles(None if models.server else models.teacher, self.directory / "2_scores.safetensors")
+        def open_student(models: Models, asked: Generate, questions: Sequence[Question]) -> Engine:
+            return teacher_engine(models, asked.batch_size, questions, asked, ())
 
-    def _pairs(self, train: Sequence[Question], target: Target) -> list[tuple[str, Question, str]]:
-        return list(teaching_pairs(
-            train,
-            read_rows(self.directory / "2_traces.jsonl", Trace),
-            read_rows(self.directory / "3_verdicts.jsonl", Verdict),
-            target,
-        ))  # fmt: skip
-
-    def _adapter(self, train: Sequence[Question]) -> None:
-        recipe = self.recipe
-        pairs = self._pairs(train, recipe.train.target)
-        if recipe.train.objective == "reject_on_student":
-            # Asked as a teacher is: a catalogue student then runs on llama.cpp.
-            asked, itself = asked_of(recipe), msgspec.structs.replace(recipe.models, teacher=recipe.models.student,
-                                                                      server=None, engine="auto")  # fmt: skip
-            pairs = with_own(
-                train, pairs, self.directory, self.manifest, recipe=recipe, student=self.student,
-                open_student=lambda: teacher_engine(itself, asked.batch_size, train, asked, ()),
-                overwrite=self.overwrite, quiet=self.quiet,
-            )  # fmt: skip
-        run_train(
-            pairs,
-            self.directory / "5_adapter",
-            self.manifest,
-            student=self.recipe.models.student,
-            system_prompt=self.recipe.generate.system_prompt,
-            settings=self.recipe.train,
-            examples_file=self.directory / "4_examples.jsonl",
-            max_new_tokens=self.recipe.evaluate.max_new_tokens,
-            load_in_4bit=self.recipe.models.load_in_4bit,
-            trust_remote_code=self.recipe.models.trust_remote_code,
-            overwrite=self.overwrite,
-            quiet=self.quiet,
-            labels=self._pairs(train, "answer") if recipe.train.objective == "step_by_step" else (),
-            teacher=self._scorer if recipe.train.objective in TOKEN_LEVEL else None,
+        return Teaching(
+            self.recipe, self.directory, self.manifest, self.student, train, open_student, self.overwrite, self.quiet
         )
 
-    def _predictions(self, sets: Sets, shots: Sequence[Shot]) -> None:
+    def _adapter(self, sets: Sets) -> Objective:
+        """Train the student; returns the objective that it was trained for."""
+        teaching, settings = self._teaching(sets.train), self.recipe.train
+        if settings.objective == "auto":
+            return teaching.climb(sets.dev, partial(self._ask_dev, sets.dev)).student.name
+        teaching.train(settings, self.directory / "5_adapter", self.directory / "4_examples.jsonl", "train")
+        return settings.objective
+
+    def _ask_dev(self, dev: Sequence[Question], label: str, adapter: Path | None, file: Path) -> list[Prediction]:
+        """The answers of the base, or of a rung of the ladder, to the questions that are chosen on."""
+        asked = Asked(label, dev, self.recipe.generate.system_prompt)
+        with opened_late(partial(self._open, "student", self.recipe.models.student, adapter, dev)) as open_model:
+            return self._ask(asked, file, self.student, adapter, open_model)
+
+    def _predictions(self, sets: Sets, shots: Sequence[Shot], objective: Objective) -> None:
         """Ask each model the held-out and the unseen questions, and the base the held-out ones in other ways too."""
+        everything = [*sets.held_out, *sets.unseen]
+        for one in line_up(self.recipe, sets, shots, self.directory / "5_adapter", objective):
+            is_teacher = one.name == "teacher"
+            with opened_late(partial(self._open, one.name, one.spec, one.adapter, everything)) as open_model:
+                for asked in one.asked:
+                    self._ask(
+                        asked, self.directory / "6_predictions" / f"{asked.label}.jsonl",
+                        self.teacher if is_teacher else self.student, one.adapter, open_model,
+                        num_samples=self.recipe.evaluate.num_samples,
+                        server=self.recipe.models.server if is_teacher else None,
+                    )  # fmt: skip
+
+    def _ask(
+        self, asked: Asked, file: Path, model: dict[str, str], adapter: Path | None, open_model: OpenEngine, *,
+        num_samples: int = 1, server: Server | None = None,
+    ) -> list[Prediction]:  # fmt: skip
         models, settings = self.recipe.models, self.recipe.evaluate
-        plan: dict[str, tuple[str, dict[str, str], Path | None]] = {
-            "base": (models.student, self.student, None),
-            "student": (models.student, self.student, self.directory / "5_adapter"),
-        }
-        if settings.teacher:
-            plan["teacher"] = (models.teacher, self.teacher, None)
-        prompt = self.recipe.generate.system_prompt
-        other_ways: dict[str, tuple[str, Sequence[Shot]]] = {"few_shot": (prompt, shots), "native": ("", ())}
-        for name, (spec, identity, adapter) in plan.items():
-            asked: list[tuple[str, Sequence[Question], str, Sequence[Shot]]] = [(name, sets.held_out, prompt, ())]
-            if sets.unseen:
-                asked.append((f"unseen/{name}", sets.unseen, prompt, ()))
-            if name == "base":
-                ways = {way: other_ways[way] for way in settings.baselines if way in other_ways}
-                asked += [(f"base_{way}", sets.held_out, *how) for way, how in ways.items()]
-            if name == "student" and self.recipe.train.objective == "step_by_step":
-                asked.append(("student_label", sets.held_out, LABEL_PROMPT, ()))
-            with opened_late(partial(self._open, name, spec, adapter, [*sets.held_out, *sets.unseen])) as open_model:
-                for label, questions, system_prompt, shown in asked:
-                    run_evaluate(
-                        label,
-                        questions,
-                        self.directory / "6_predictions" / f"{label}.jsonl",
-                        self.manifest,
-                        model=identity,
-                        adapter=adapter,
-                        system_prompt=system_prompt,
-                        shots=shown,
-                        sampling=settings.sampling,
-                        num_samples=settings.num_samples,
-                        batch_size=settings.batch_size,
-                        open_model=open_model,
-                        server=models.server if name == "teacher" else None,
-                        load_in_4bit=models.load_in_4bit,
-                        trust_remote_code=models.trust_remote_code,
-                        overwrite=self.overwrite,
-                        quiet=self.quiet,
-                    )
+        return run_evaluate(
+            asked.label,
+            asked.questions,
+            file,
+            self.manifest,
+            model=model,
+            adapter=adapter,
+            system_prompt=asked.system_prompt,
+            shots=asked.shots,
+            sampling=settings.sampling,
+            num_samples=num_samples,
+            batch_size=settings.batch_size,
+            open_model=open_model,
+            server=server,
+            load_in_4bit=models.load_in_4bit,
+            trust_remote_code=models.trust_remote_code,
+            overwrite=self.overwrite,
+            quiet=self.quiet,
+        )
 
     def _open(self, name: str, spec: str, adapter: Path | None, questions: Sequence[Question]) -> Engine:
         models, generate, settings = self.recipe.models, self.recipe.generate, self.recipe.evaluate
@@ -315,8 +305,8 @@ class Run:
             asked = Generate(generate.system_prompt, sampling=settings.sampling)
             return teacher_engine(models, generate.batch_size, questions, asked, ())
         return open_engine(
-            spec, engine="transformers", adapter=adapter, batch_size=settings.batch_size,
-            load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code,
+            spec, engine=student_engine(models.engine), adapter=adapter, batch_size=settings.batch_size,
+            load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code, workers=models.workers,
         )  # fmt: skip
 
 

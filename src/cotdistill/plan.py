@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.errors import DataError
-from cotdistill.forecast import Forecast, Range, percentile
+from cotdistill.forecast import Forecast, Range, count_text, percentile, seconds_text
 from cotdistill.power import CLOSED, POWER, expected_changes, needed_questions, power
 from cotdistill.question import Question
 from cotdistill.relation import OBJECTIVES, Relation
@@ -70,10 +70,14 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Lengths(msgspec.Struct, frozen=True):
-    """Examples in the student's tokens: whole, and the answer alone."""
+    """Examples in the student's tokens: whole, and the answer alone; and the same of their final lines, also as
+    ``labels``, with the prompt that asks for no more."""
 
     examples: Sequence[int]
     answers: Sequence[int]
+    final_lines: Sequence[int] = ()
+    final_answers: Sequence[int] = ()
+    labels: Sequence[int] = ()
 
 
 def chosen(questions: Sequence[Question], count: int) -> list[Question]:
@@ -213,23 +217,12 @@ def _detection(plan: Plan) -> str:
 
 def _forecast(forecast: Forecast) -> list[str]:
     said = [
-        f"forecast, {stage.stage}: {_seconds(stage.seconds)}, {_count(stage.tokens)} tokens, {stage.rows} rows"
+        f"forecast, {stage.stage}: {seconds_text(stage.seconds)}, {count_text(stage.tokens)} tokens, {stage.rows} rows"
         for stage in forecast.stages
     ]
     money = f", {_money(forecast.money)} for the teacher's server" if forecast.money else ""
-    return [*said, f"forecast, all: {_seconds(forecast.seconds)}, {_count(forecast.tokens)} tokens{money}"]
-
-
-def _seconds(seconds: Range) -> str:
-    size, unit = next((found for found in _UNITS if seconds.expected >= found[0]), (1, "s"))
-    return f"{seconds.expected / size:.1f} {unit} [{seconds.low / size:.1f}, {seconds.high / size:.1f}]"
-
-
-_UNITS = ((3600, "h"), (60, "min"))
-
-
-def _count(tokens: Range) -> str:
-    return f"{tokens.expected:,.0f} [{tokens.low:,.0f}, {tokens.high:,.0f}]"
+    said.append(f"forecast, all: {seconds_text(forecast.seconds)}, {count_text(forecast.tokens)} tokens{money}")
+    return [*said, *(f"assumed: {assumption}" for assumption in forecast.assumptions)]
 
 
 def _money(money: Range) -> str:

@@ -13,23 +13,28 @@ from typing import Any
 import msgspec
 
 from cotdistill.asking import Account
+from cotdistill.budget import Sample, Sizes, assumptions, budget
 from cotdistill.disk import write_atomic
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, Message, Request, Sampling
-from cotdistill.engines.opening import find_gguf, opened_late
+from cotdistill.engines.opening import find_gguf, opened_late, takes_gguf
 from cotdistill.errors import ResumeError
-from cotdistill.example import answer_tokens, build_example
-from cotdistill.forecast import Forecast, Range, Training, Work, forecast
+from cotdistill.example import Example, answer_tokens, build_example
+from cotdistill.forecast import Forecast, Range, forecast
 from cotdistill.grade import grade
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
+from cotdistill.judging import with_verdicts
 from cotdistill.manifest import Manifest
-from cotdistill.plan import BASE, PLAN, Lengths, Plan, chosen, plan_of, read_plan, share
+from cotdistill.parameter_count import parameter_count
+from cotdistill.plan import BASE, PLAN, Lengths, Plan, Share, chosen, plan_of, read_plan, share
 from cotdistill.prediction import Prediction
-from cotdistill.prompt import messages_for
+from cotdistill.prompt import LABEL_PROMPT, messages_for
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe
-from cotdistill.relation import Relation, read_tokenizer, read_tokens, relation, tokens_of
+from cotdistill.relation import OBJECTIVES, Relation, read_tokenizer, read_tokens, relation, tokens_of
+from cotdistill.scoring_teacher import TOKEN_LEVEL
+from cotdistill.self_samples import Pair
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.symbolic import same_symbolic
@@ -40,7 +45,7 @@ from cotdistill.verdict import TEACHES, Verdict
 
 class Planning(msgspec.Struct, frozen=True):
     """What a plan is made of. ``ask_teacher`` gets questions, those it shall not ask, and whether to start anew;
-    ``held_out`` and ``unseen`` are only counted."""
+    ``held_out``, ``unseen`` and ``dev`` are only counted."""
 
     recipe: Recipe
     directory: Path
@@ -53,6 +58,7 @@ class Planning(msgspec.Struct, frozen=True):
     open_base: Callable[[], Engine]
     overwrite: bool = False
     quiet: bool = False
+    dev: int = 0
 
 
 def run_plan(job: Planning) -> Plan:
@@ -66,7 +72,7 @@ def run_plan(job: Planning) -> Plan:
     traces = _traces(job, sample)
     verdicts_file = job.directory / "0_plan" / "verdicts.jsonl"
     verdicts_file.parent.mkdir(exist_ok=True)
-    run_verify(sample, job.directory / "2_traces.jsonl", verdicts_file, job.recipe.verify)
+    run_verify(sample, job.directory / "2_traces.jsonl", verdicts_file, job.recipe.verify.without_student)
     verdicts = list(read_rows(verdicts_file, Verdict))
     pairs = list(teaching_pairs(sample, traces, verdicts, job.recipe.train.target))
     with opened_late(job.open_base) as open_base:
@@ -88,7 +94,7 @@ def _relevant(job: Planning) -> dict[str, Any]:
         del recipe[key]
     recipe["plan"] = recipe["plan"]["questions"]
     ids = [question.id for question in job.train]
-    return {"recipe": recipe, "models": job.models, "ids": ids, "sizes": [job.held_out, job.unseen]}
+    return {"recipe": recipe, "models": job.models, "ids": ids, "sizes": [job.held_out, job.unseen, job.dev]}
 
 
 def _traces(job: Planning, sample: Sequence[Question]) -> list[Trace]:
@@ -137,7 +143,7 @@ def _conclude(
     answers: Sequence[Prediction],
     traces: Sequence[Trace],
     verdicts: Sequence[Verdict],
-    pairs: Sequence[tuple[str, Question, str]],
+    pairs: Sequence[Pair],
     forward: float,
 ) -> Plan:
     from transformers import AutoConfig
@@ -148,8 +154,20 @@ def _conclude(
     template, system = ChatTemplate(tokenizer), recipe.generate.system_prompt
     config = AutoConfig.from_pretrained(student, local_files_only=True, trust_remote_code=trust)
     max_length = min(recipe.train.max_length, getattr(config, "max_position_embeddings", None) or 1 << 20)
-    examples = [build_example(template, question, text, system=system, trace_id=key) for key, question, text in pairs]
-    lengths = Lengths([len(one.input_ids) for one in examples], [answer_tokens(one) for one in examples])
+    final_lines = list(teaching_pairs(sample, traces, verdicts, "answer"))
+
+    def built(pairs: Sequence[Pair], system: str) -> list[Example]:
+        return [build_example(template, question, text, system=system, trace_id=key) for key, question, text in pairs]
+
+    whole, alone = built(pairs, system), built(final_lines, system)
+    lengths = Lengths(
+        [len(one.input_ids) for one in whole],
+        [answer_tokens(one) for one in whole],
+        [len(one.input_ids) for one in alone],
+        [answer_tokens(one) for one in alone],
+        [len(one.input_ids) for one in built(final_lines, LABEL_PROMPT)],
+    )
+    pair = _relation(job, tokenizer)
     return plan_of(
         questions=len(sample),
         right=_right(sample, answers, traces),
@@ -158,9 +176,9 @@ def _conclude(
         lengths=lengths,
         max_length=max_length,
         max_new_tokens=recipe.evaluate.max_new_tokens,
-        relation=_relation(job, tokenizer),
+        relation=pair,
         held_out=job.held_out,
-        forecast=_forecast(job, answers, traces, verdicts, lengths, max_length, forward),
+        forecast=_forecast(job, answers, traces, verdicts, lengths, max_length, forward, pair),
     )
 
 
@@ -172,7 +190,7 @@ def _right(
     base = {row.question_id: bool(row.correct) for row in answers}
     found = []
     for question in sample:
-        if question.gold is not None:
+        if question.gold is not None and question.id in first:  # a cap may have come before it
             trace = first[question.id]
             marks = grade(trace.reasoning, trace.finish or "stop", question, symbolic=same_symbolic)
             found.append((base[question.id], bool(marks.correct)))
@@ -183,7 +201,7 @@ def _relation(job: Planning, tokenizer: Any) -> Relation:
     models, teacher = job.recipe.models, None
     if not models.server:
         path = find_gguf(models.teacher)
-        path = path or local_model(models.teacher, want="hf" if models.engine == "transformers" else "gguf")
+        path = path or local_model(models.teacher, want="gguf" if takes_gguf(models.engine) else "hf")
         teacher = read_tokens(path, trust_remote_code=models.trust_remote_code)
     return relation(tokens_of(tokenizer), teacher)
 
@@ -196,31 +214,50 @@ def _forecast(
     lengths: Lengths,
     max_length: int,
     forward: float,
+    pair: Relation,
 ) -> Forecast:
-    """Unseen questions are taken to be like the others, and the student to write as long as its traces are."""
+    """Unseen questions are taken to be like the others."""
     recipe, stages = job.recipe, job.manifest.stages
     written = Account(job.directory / "2_traces.jsonl", Trace).completion_tokens
-    teacher = stages["generate"].seconds / max(1, written)
     answered = Account(job.directory / "0_plan" / "base.jsonl", Prediction).completion_tokens
-    base = stages[f"evaluate/{BASE}"].seconds / max(1, answered)
     whole = [trace for trace in traces if trace.finish != "error"]
-    planned = len(job.train) * recipe.generate.num_samples
-    teacher_prompts, teacher_answers = ([getattr(t, f"{kind}_tokens") for t in whole] for kind in _KINDS)
-    prompts, base_answers = ([getattr(row, f"{kind}_tokens") for row in answers] for kind in _KINDS)
-    work = [Work("generate", planned, teacher_prompts, teacher_answers, teacher)]
-    models = {"base": (base_answers, base), "student": (lengths.answers, base)}
-    if recipe.evaluate.teacher:
-        models["teacher"] = (teacher_answers, teacher)
-    for name, (tokens, pace) in models.items():
-        for stage, count in ((f"evaluate/{name}", job.held_out), (f"evaluate/unseen/{name}", job.unseen)):
-            if count:
-                work.append(Work(stage, count * recipe.evaluate.num_samples, prompts, tokens, pace))
     fit = [length for length in lengths.examples if length <= max_length]
     kept = share(sum(verdict.status in TEACHES for verdict in verdicts), len(verdicts))
-    most = planned * (1 - recipe.train.validation)
-    rows = Range(*(most * end for end in (len(fit) / max(1, kept.n), kept.low or 0.0, kept.high or 1.0)))
-    training = Training(rows, recipe.train.num_epochs, fit, forward)
-    return forecast(work, training, recipe.models.server)
+    taught = {trace.question_id for trace, verdict in with_verdicts(traces, verdicts)
+              if verdict and verdict.status in TEACHES}  # fmt: skip
+    graded = [row.correct for row in answers if row.correct is not None]
+    sample = Sample(
+        traces_each=len(traces) / max(1, len(answers)),
+        teacher_prompts=[trace.prompt_tokens for trace in whole],
+        teacher_answers=[trace.completion_tokens for trace in whole],
+        prompts=[row.prompt_tokens for row in answers],
+        base_answers=[row.completion_tokens for row in answers],
+        whole=fit,
+        answers=lengths.answers,
+        final_lines=lengths.final_lines,
+        final_answers=lengths.final_answers,
+        labels=lengths.labels,
+        rows=Range(len(fit) / max(1, kept.n), kept.low or 0.0, kept.high or 1.0),
+        untaught=_range(share(len(answers) - len(taught), len(answers))),
+        right=_range(share(sum(graded), len(graded))) if graded else Range(0.5, 0.0, 1.0),
+        teacher_pace=stages["generate"].seconds / max(1, written),
+        base_pace=stages[f"evaluate/{BASE}"].seconds / max(1, answered),
+        forward_pace=forward,
+        teacher_size=_teacher_size(recipe, pair),
+        relation=pair,
+    )
+    sizes = Sizes(len(job.train), job.held_out, job.unseen, job.dev)
+    return forecast(budget(recipe, sample, sizes), recipe.models.server, assumptions(recipe, sample))
 
 
-_KINDS = ("prompt", "completion")
+def _range(part: Share) -> Range:
+    return Range(part.right / max(1, part.n), part.low or 0.0, part.high if part.high is not None else 1.0)
+
+
+def _teacher_size(recipe: Recipe, pair: Relation) -> float:
+    """Against the student's; 1 where the teacher is not asked for probabilities."""
+    possible = {*recipe.train.tried} & {*TOKEN_LEVEL} & {*OBJECTIVES[pair.kind]}
+    if recipe.models.server or not possible:
+        return 1.0
+    teacher = find_gguf(recipe.models.teacher) or local_model(recipe.models.teacher, want="gguf")
+    return parameter_count(teacher) / max(1, parameter_count(local_model(recipe.models.student, want="hf")))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.asking import record, row_id
+from cotdistill.asking import ask, record, row_id
 from cotdistill.engines import Completion, Engine, Finish, Sampling
 from cotdistill.grade import grade
 from cotdistill.prompt import Shot
@@ -59,9 +59,11 @@ def predict(
 ) -> None:
     """Ask a model every question and append its graded answers to ``path``; rows already there are kept."""
     record(
-        engine, questions, path, Prediction, key=lambda row: row.id, asked=lambda row: (row.question_id, row.question),
-        make=lambda question, sample, _, completion: graded(question, sample, completion),
-        system=system, shots=shots, sampling=sampling, num_samples=num_samples, show=show,
+        questions, path, Prediction, key=lambda row: row.id, asked=lambda row: (row.question_id, row.question),
+        answers=lambda done: ask(
+            engine, questions, system=system, shots=shots, sampling=sampling, num_samples=num_samples, done=done
+        ),
+        make=lambda question, sample, _, completion: graded(question, sample, completion), show=show,
     )  # fmt: skip
 
 

@@ -58,8 +58,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("num_samples > 1 needs sampling.do_sample: greedy samples are all the same")
         if sampling.do_sample and not sampling.temperature:
             raise ValueError("sampling.do_sample needs a temperature above 0")
+        if self.generate.hint and not self.verify.hinted:
+            raise ValueError("generate.hint needs verify.hinted: without it no trace that it gives may teach")
         if "few_shot" in self.evaluate.baselines and not self.generate.few_shot:
             raise ValueError("the baseline few_shot needs generate.few_shot, a file of worked examples")
+        if self.evaluate.answer_only and self.train.target == "answer":
+            raise ValueError("evaluate.answer_only would train the same student twice where train.target is answer")
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -23,12 +23,17 @@ from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.resampling import Interval, difference, gap
 from cotdistill.score import ModelScore, first_samples_of, is_correct, summarize
+from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.slices import Slice, slices
 from cotdistill.statistics import Decision, Paired, decide, gap_closed, p_text, paired
 
-FIRST_MODELS = ("base", "base_few_shot", "base_native", "student", "teacher")
+FIRST_MODELS = ("base", "base_few_shot", "base_native", "student", ANSWER_ONLY, "teacher")
 ASKED = {"base_few_shot": "asked with the worked examples", "base_native": "asked with its own default prompt"}
 """The base's other chances."""
+RIVALS = {name: f"the base {asked}" for name, asked in ASKED.items()} | {
+    ANSWER_ONLY: "a student taught the answers alone"
+}
+"""Who the student is held against besides its base, in words."""
 
 
 class Gain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +53,8 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     ``difference`` is student minus base with its bootstrap interval; ``gap_interval`` belongs to ``gap_closed`` and is
     null where the gap may be none. ``gained`` and ``lost`` are question ids. ``against`` pairs the student with every
-    other model, which stands where the base does in ``paired``.
+    other model, which stands where the base does in ``paired``. ``reasoning_worth`` is student minus answer-only
+    student, null where there is none.
     """
 
     models: dict[str, ModelScore]
@@ -62,6 +68,7 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     gained: list[str] = []
     lost: list[str] = []
     against: dict[str, Paired] = {}
+    reasoning_worth: Interval | None = None
     slices: list[Slice] = []
 
 
@@ -130,6 +137,7 @@ def compare(
             closed = gap_closed(base.correct / base.n, student.correct / base.n, teacher.correct / base.n)
             closed_interval = gap(before, after, right["teacher"])
     others = [name for name in models if name not in ("base", "student")] if student is not None and graded else []
+    against = {name: paired(right[name], right["student"]) for name in others}
     return Comparison(
         models=models,
         paired=lenient,
@@ -141,7 +149,8 @@ def compare(
         gap_interval=closed_interval,
         gained=gained_ids,
         lost=lost_ids,
-        against={name: paired(right[name], right["student"]) for name in others},
+        against=against,
+        reasoning_worth=difference(changes(against[ANSWER_ONLY])) if ANSWER_ONLY in against else None,
         slices=slices(graded, right),
     )
 
@@ -225,8 +234,8 @@ def _sentence(comparison: Comparison, verdict: Decision | None) -> str:
         f"The student is {outcome} than its base: {student.correct} of {student.n} against "
         f"{base.correct} of {base.n} ({p_text(comparison.paired.p_value)}); keep the {advice}."
     )
-    rivals = [name for name in ASKED if name in comparison.models and comparison.models[name].correct > student.correct]
+    rivals = [n for n in RIVALS if n in comparison.models and comparison.models[n].correct > student.correct]
     for name in rivals:
         score, pair = comparison.models[name], comparison.against[name]
-        said += f" But the base {ASKED[name]} answers {score.correct} of {score.n} ({p_text(pair.p_value)})."
+        said += f" But {RIVALS[name]} answers {score.correct} of {score.n} ({p_text(pair.p_value)})."
     return said

@@ -18,6 +18,8 @@ from cotdistill.forecast import compared
 from cotdistill.generated import chance_rate
 from cotdistill.journal import Rows, read_rows
 from cotdistill.judging import with_verdicts
+from cotdistill.ladder import Ladder
+from cotdistill.ladder_report import with_ladder
 from cotdistill.manifest import Manifest, file_hash
 from cotdistill.plan import PLAN, read_plan
 from cotdistill.prediction import Prediction
@@ -25,6 +27,8 @@ from cotdistill.question import Question
 from cotdistill.recipe import Recipe, load_recipe
 from cotdistill.report import Facts, Report, build_report, compare, model_order
 from cotdistill.score import first_samples_of, is_correct
+from cotdistill.self_samples import STAGE as OWN_SAMPLES
+from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.statistics import p_text, paired
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Verdict
@@ -32,6 +36,8 @@ from cotdistill.verdict import TEACHES, Verdict
 Predictions = dict[str, list[Prediction]]
 
 EXPORT = "6_predictions/export.jsonl"
+OF_RUNGS = ("train/rungs/", "evaluate/rungs/")
+"""How the stages of a ladder's rungs begin."""
 
 
 class RunFiles(msgspec.Struct, frozen=True):
@@ -57,9 +63,12 @@ def read_run(directory: Path) -> RunFiles:
     predictions = _predictions(directory, manifest, "", held_out)
     if not predictions or not (directory / "recipe.yaml").is_file():
         raise DataError(f"{directory} has no report yet; finish the run: cotdistill run RECIPE")
+    recipe = load_recipe(directory / "recipe.yaml")
+    if not recipe.evaluate.answer_only:  # it was not kept in step with the student
+        predictions.pop(ANSWER_ONLY, None)
     return RunFiles(
         directory=directory,
-        recipe=load_recipe(directory / "recipe.yaml"),
+        recipe=recipe,
         manifest=manifest,
         train=_rows(directory / "1_questions.jsonl", Question),
         held_out=held_out,
@@ -81,7 +90,7 @@ def report_of(run: RunFiles) -> Report:
         "title": recipe.report.title or recipe.name,
         "questions": manifest.facts("questions"),
         "generate": manifest.facts("generate"),
-        "train": {key: value for key, value in manifest.facts("train").items() if key != "losses"},
+        "train": {key: value for key, value in manifest.facts("train").items() if key not in ("losses", "ladder")},
         "engines": {name: manifest.facts(f"evaluate/{name}").get("engine") for name in run.predictions},
         "trust_remote_code": recipe.models.trust_remote_code,
         "weights": "adapter",
@@ -102,10 +111,18 @@ def report_of(run: RunFiles) -> Report:
             details=details,
         ),
     )
+    if ladder := ladder_of(run):
+        report = with_ladder(report, ladder)
     if report.verdict in (None, "better"):
         return report
     causes = likely_causes(report.models, report.paired, report.verdict, evidence_of(run))
     return msgspec.structs.replace(report, causes=causes)
+
+
+def ladder_of(run: RunFiles) -> Ladder | None:
+    """The ladder that the student of a run comes from, None where it was trained for one objective."""
+    found = run.manifest.facts("train").get("ladder")
+    return msgspec.convert(found, Ladder) if found else None
 
 
 def evidence_of(run: RunFiles) -> Evidence:
@@ -136,12 +153,18 @@ def evidence_of(run: RunFiles) -> Evidence:
 def _plan(run: RunFiles) -> dict[str, Any]:
     """What the plan said, and beside its forecast what each stage then took, as plain data for the report."""
     plan = read_plan(run.directory)
-    took = {}
+    climbed = "ladder" in run.manifest.facts("train")
+    took: dict[str, tuple[float, int]] = {}
     for name in run.manifest.stages:
         facts = run.manifest.facts(name)
         tokens = [msgspec.convert(facts.get(key) or 0, int) for key in ("prompt_tokens", "completion_tokens", "tokens")]
         if facts.get("seconds") is not None:
-            took[name] = (msgspec.convert(facts["seconds"], float, strict=False), sum(tokens))
+            seconds = msgspec.convert(facts["seconds"], float, strict=False)
+            if climbed and (name in (OWN_SAMPLES, "train") or name.startswith(OF_RUNGS)):
+                before = took.get("ladder", (0.0, 0))
+                took["ladder"] = before if name == "train" else (before[0] + seconds, before[1] + sum(tokens))
+                continue
+            took[name] = (seconds, sum(tokens))
     said: dict[str, Any] = msgspec.to_builtins(plan)
     del said["forecast"]
     return {**said, "stages": msgspec.to_builtins(compared(plan.forecast, took))}

@@ -67,7 +67,8 @@ def with_own(
             load_in_4bit=recipe.models.load_in_4bit, trust_remote_code=recipe.models.trust_remote_code,
             overwrite=overwrite, quiet=quiet, stage=STAGE,
         )  # fmt: skip
-        run_verify(asked, directory / TRACES, directory / VERDICTS, recipe.verify)
+        # All of them are likely to the student who wrote them.
+        run_verify(asked, directory / TRACES, directory / VERDICTS, recipe.verify.without_student)
     return [*(() if alone else teachers), *(own_pairs(asked, directory) if asked else ())]
 
 

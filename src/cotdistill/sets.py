@@ -1,6 +1,7 @@
 """Sets: the questions of a run, in three lists that share no question.
 
     1_questions.jsonl  what the teacher is asked     1_held_out.jsonl  what decides     1_unseen.jsonl  another kind
+    1_dev.jsonl        of the questions to train on, those that objectives are chosen on, where they are (``auto``)
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.asking import asked_once
+from cotdistill.dev_split import split
 from cotdistill.errors import DataError
 from cotdistill.generated import chance_rate, generate, prove_disjoint
 from cotdistill.journal import read_rows, write_rows
@@ -16,31 +19,42 @@ from cotdistill.manifest import Manifest, input_of
 from cotdistill.overlap import refuse_overlap
 from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.settings.questions import Questions, Source
+from cotdistill.settings.train import TrainSettings
 
 FILES = {"train": "1_questions.jsonl", "held_out": "1_held_out.jsonl", "unseen": "1_unseen.jsonl"}
+DEV = "1_dev.jsonl"
 
 
 class Sets(msgspec.Struct, frozen=True):
     train: list[Question]
     held_out: list[Question]
     unseen: list[Question]
+    dev: list[Question] = []
 
 
-def make_sets(wanted: Questions, directory: Path, manifest: Manifest, *, overwrite: bool) -> Sets:
+def make_sets(
+    wanted: Questions, directory: Path, manifest: Manifest, *, overwrite: bool, train: TrainSettings | None = None
+) -> Sets:
     """The questions in ``directory``, made where they are owed. Held-out questions are made first; training questions
-    may share neither text nor operands with them.
+    may share neither text nor operands with them. Where ``train`` chooses its objective, some of those become the
+    ``dev`` ones.
 
-    Raises ``DataError`` where they do, and for gold answers that could not be checked against.
+    Raises ``DataError`` where they do, for gold answers that could not be checked against, and where too few questions
+    could be set aside.
     """
     files = {part: directory / name for part, name in FILES.items() if getattr(wanted, part)}
-    settings = {part: _claimed(getattr(wanted, part)) for part in FILES}
+    settings: dict[str, Any] = {part: _claimed(getattr(wanted, part)) for part in FILES}
+    if aside := train.auto if train and train.objective == "auto" else None:
+        files["dev"] = directory / DEV
+        settings["dev"] = {"dev_share": aside.dev_share, "max_dev": aside.max_dev, "seed": train.seed if train else 0}
     manifest.claim("questions", settings, overwrite=overwrite, files=list(files.values()))
     if manifest.done("questions"):
-        return Sets(**{part: list(read_rows(files[part], Question)) if part in files else [] for part in FILES})
+        made_before = {part: list(read_rows(file, Question)) for part, file in files.items()}
+        return Sets(**{"unseen": [], **made_before})
     manifest.begin("questions")
     held_out = _load(wanted.held_out)
     unseen = _load(wanted.unseen, exclude=held_out) if wanted.unseen else []
-    sets = Sets(_load(wanted.train, exclude=[*held_out, *unseen]), held_out, unseen)
+    sets = Sets(_load(wanted.train, exclude=[*held_out, *unseen], once=True), held_out, unseen)
     for questions in (sets.train, sets.held_out, sets.unseen):
         check_golds(questions)
     if any(question.gold is None for question in held_out):
@@ -50,16 +64,21 @@ def make_sets(wanted: Questions, directory: Path, manifest: Manifest, *, overwri
     made = [question for source, part in parts if source and source.tasks for question in part]
     refuse_overlap(sets.train, [*held_out, *unseen])
     proof = msgspec.to_builtins(prove_disjoint(sets.train, made)) if made and wanted.train.tasks else {}
+    if aside and train:
+        taught, dev = split(sets.train, aside, train.seed, generated=bool(wanted.train.tasks))
+        sets = Sets(taught, held_out, unseen, dev)
     for part, file in files.items():
         write_rows(file, getattr(sets, part))
-    sizes = {part: len(getattr(sets, part)) for part in FILES}
+    sizes = {part: len(getattr(sets, part)) for part in (*FILES, *(("dev",) if aside else ()))}
     manifest.finish("questions", **sizes, disjoint=proof, chance_rate=chance_rate(held_out))
     return sets
 
 
-def _load(source: Source, exclude: Sequence[Question] = ()) -> list[Question]:
+def _load(source: Source, exclude: Sequence[Question] = (), *, once: bool = False) -> list[Question]:
+    """With ``once``, a question that stands there under two ids is kept once."""
     if source.file:
-        return list(load_questions(source.file, limit=source.limit).rows)
+        questions = list(load_questions(source.file, limit=source.limit).rows)
+        return asked_once(questions)[0] if once else questions
     questions = generate(source.tasks, source.seed, exclude=exclude)
     return questions[: source.limit] if source.limit else questions
 

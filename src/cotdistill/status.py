@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from cotdistill.answer_only import ADAPTER
+from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.errors import DataError
 from cotdistill.journal import whole_rows
 from cotdistill.lock import Holder, holder_of
@@ -23,6 +25,7 @@ from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, decode_recipe
 from cotdistill.server import Server
+from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 
@@ -99,6 +102,7 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
     recipe = decode_recipe(noted, f"{manifest.path}, recipe") if noted else None
     samples = recipe.generate.num_samples if recipe else 1
     server = recipe.models.server if recipe else None
+    varies = bool(recipe and (recipe.generate.varies or recipe.models.second_teacher))
     asked = _count(directory / "1_questions.jsonl", Question)
     yield _stage("questions", manifest)
     sample = f"evaluate/{BASE}"
@@ -106,11 +110,18 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
         count = min(asked, recipe.plan.questions) if recipe else None
         answers = _rows(sample, manifest, directory / "0_plan" / "base.jsonl", count, None)
         yield msgspec.structs.replace(answers, name="plan", done=answers.done and manifest.done("plan"))
-    yield _rows("generate", manifest, directory / "2_traces.jsonl", asked * samples if asked else None, server)
+    yield _rows("generate", manifest, directory / "2_traces.jsonl", asked * samples if asked and not varies else None,
+                None if varies else server)  # fmt: skip
+    if "likelihoods" in manifest.stages:
+        yield _stage("likelihoods", manifest)
     yield _verdicts(directory / "2_traces.jsonl", directory / "3_verdicts.jsonl")
+    rungs = [name for name in manifest.stages if name.startswith(("train/rungs/", "evaluate/rungs/"))]
+    yield from (_rung(name, manifest) for name in rungs)
     yield _train(directory / "5_adapter", manifest)
+    if ANSWER_ONLY_STAGE in manifest.stages or (recipe and recipe.evaluate.answer_only):
+        yield _train(directory / ADAPTER, manifest, ANSWER_ONLY_STAGE)
     planned = dict(_evaluations(directory, recipe))
-    shown = {*planned, sample}
+    shown = {*planned, *rungs, sample}
     others = [name for name in manifest.stages if name.startswith("evaluate/") and name not in shown]
     for name in (*planned, *others):
         file = manifest.output(name) or directory / "6_predictions" / f"{name.removeprefix('evaluate/')}.jsonl"
@@ -130,6 +141,8 @@ def _evaluations(directory: Path, recipe: Recipe | None) -> Iterator[tuple[str, 
         if model == "base":
             others = dict.fromkeys(way for way in recipe.evaluate.baselines if way != "zero")
             yield from ((f"evaluate/base_{way}", held_out) for way in others)
+        if model == "student" and recipe.evaluate.answer_only:
+            yield f"evaluate/{ANSWER_ONLY}", held_out
 
 
 def _stages_of_output(path: Path, manifest: Manifest) -> Iterator[StageStatus]:
@@ -186,11 +199,20 @@ def _verdicts(traces: Path, verdicts: Path) -> StageStatus:
     return StageStatus("verify", bool(present) and not missing, planned, present, missing=missing)
 
 
-def _train(adapter: Path, manifest: Manifest) -> StageStatus:
-    known = manifest.stages.get("train")
-    tokens = known.facts.get("tokens") if known else 0
-    note = "" if manifest.done("train") else _checkpoint(adapter / "checkpoints" / "complete.json")
-    return _stage("train", manifest, prompt_tokens=tokens if isinstance(tokens, int) else 0, note=note)
+def _train(adapter: Path, manifest: Manifest, stage: str = "train") -> StageStatus:
+    known = manifest.stages.get(stage)
+    # The student of a ladder is that of a rung, whose tokens are counted there.
+    tokens = known.facts.get("tokens") if known and "ladder" not in known.facts else 0
+    note = "" if manifest.done(stage) else _checkpoint(adapter / "checkpoints" / "complete.json")
+    return _stage(stage, manifest, prompt_tokens=tokens if isinstance(tokens, int) else 0, note=note)
+
+
+def _rung(name: str, manifest: Manifest) -> StageStatus:
+    """A part of a ladder, which owes nothing once its student is there: a rung may have failed."""
+    file, over = manifest.output(name) or manifest.path, manifest.done("train")
+    found = _rows(name, manifest, file, None, None) if name.startswith("evaluate/") else _train(file, manifest, name)
+    failed = over and not manifest.done(name)
+    return msgspec.structs.replace(found, done=over or found.done, note="failed" if failed else found.note)
 
 
 def _checkpoint(record: Path) -> str:

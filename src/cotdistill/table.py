@@ -8,13 +8,17 @@ read in them and control characters are dropped.
 """
 
 import unicodedata
+from typing import Any
 
+import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cotdistill.report import ASKED, Comparison, Report
+from cotdistill.forecast import Outcome, compared_text
+from cotdistill.ladder_report import HEADINGS, ladder_lines
+from cotdistill.report import RIVALS, Comparison, Report
 from cotdistill.resampling import Interval
 from cotdistill.score import CategoryScore, ModelScore
 from cotdistill.statistics import SIGNIFICANCE, Paired, p_text
@@ -37,12 +41,37 @@ def print_report(report: Report, console: Console) -> None:
     for line in LEGEND:
         _say(line, console, style="dim")
     console.print()
+    if ladder := report.details.get("ladder"):
+        _print_ladder(ladder, console)
+    if stages := report.details.get("plan", {}).get("stages"):
+        _say("Forecast, and what it took", console, style="bold")
+        console.print(_forecast_table(msgspec.convert(stages, list[Outcome])))
+        console.print()
     if report.causes:
         _say("Likely causes:", console, style="bold")
         for cause in report.causes:
             _say(f"- {cause.sentence}", console)
         console.print()
     _say(report.sentence, console, style="bold")
+
+
+def _print_ladder(details: dict[str, Any], console: Console) -> None:
+    """Each training of the ladder, the base first, and why a rung went no further."""
+    _say("Ladder, on questions set aside from training", console, style="bold")
+    table, lines = table_of(*HEADINGS), ladder_lines(details)
+    table.add_row("base", f"{details['base']['right']}/{details['base']['n']}")
+    for line in lines:
+        cells = ["-"] * 6
+        if one := line.trial:
+            p = p_text(one.p_value).removeprefix("p = ").removeprefix("p ")
+            cells = [f"{one.right}/{one.n}", str(one.gained), str(one.lost), p, f"{one.tokens:,}", f"{one.seconds:.0f}"]
+        table.add_row(Text(line.name), *cells, line.outcome)
+    console.print(table)
+    for line in lines:
+        if line.said:
+            _say(f"- {line.said}", console)
+    _say(details["sentence"], console)
+    console.print()
 
 
 def forgetting(transfer: Comparison) -> str:
@@ -127,6 +156,13 @@ def _category_table(models: dict[str, ModelScore]) -> Table | None:
     return table
 
 
+def _forecast_table(stages: list[Outcome]) -> Table:
+    table = table_of("stage", "time, forecast", "taken ", "tokens, forecast", "taken ")
+    for stage in stages:
+        table.add_row(Text(plain(stage.stage)), *compared_text(stage))
+    return table
+
+
 def table_of(first: str, *others: str) -> Table:
     """An empty table in our style, the first column left, the others right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
@@ -169,8 +205,8 @@ def _lines(comparison: Comparison) -> list[str]:
     if comparison.difference is not None:
         lines.append(f"difference: {points(comparison.difference)} (paired bootstrap, 95 %)")
     lines += [
-        f"student against the base {asked}: {_pair(comparison.against[name])}"
-        for name, asked in ASKED.items() if name in comparison.against
+        f"student against {rival}: {_pair(comparison.against[name])}"
+        for name, rival in RIVALS.items() if name in comparison.against
     ]  # fmt: skip
     if comparison.gain is not None:
         gain = comparison.gain
@@ -178,6 +214,8 @@ def _lines(comparison: Comparison) -> list[str]:
             f"strict gain {_points(gain.total_strict)} = reasoning {_points(gain.reasoning_lenient)}"
             f", format {_points(gain.format)} (percentage points)"
         )
+    if comparison.reasoning_worth is not None:
+        lines.append(f"what the reasoning is worth, beyond learning the answers: {points(comparison.reasoning_worth)}")
     if comparison.gap_closed is not None:
         lines.append(f"gap to the teacher closed: {percent(comparison.gap_closed)}{_shares(comparison.gap_interval)}")
     if comparison.chance_rate is not None:

@@ -157,16 +157,15 @@ def train(
     placement: Placement,
     objective: Callable[[AnswerLoss, Any], Terms] = Terms,
     show: Callable[[Progress], None] = lambda progress: None,
-    report_to: str = "none",
     trust_remote_code: bool = False,
 ) -> TrainResult:
     """Train a LoRA adapter and save it to ``output_dir``; resumes from the newest complete checkpoint in
-    ``output_dir/checkpoints``. ``objective`` makes the terms of the loss for the adapted model. ``report_to`` is a
-    tracker the Trainer knows; it is told by the first process.
+    ``output_dir/checkpoints``. ``objective`` makes the terms of the loss for the adapted model. The tracker is told
+    by the first process.
 
     Raises ``TrainingError`` when a loss is not finite or exactly zero, or when the adapter did not move.
     """
-    run = run_id([model_hash(model.directory), settings], examples)
+    run = run_id([model_hash(model.directory), settings.that_count], examples)
     examples, tried = held_out(examples, settings.validation, settings.seed)
     if not any(map(answer_tokens, examples)):
         raise TrainingError("no example has an answer token to learn from")
@@ -196,9 +195,9 @@ def train(
         fp16=placement.dtype == "float16",
         use_cpu=placement.device == "cpu",
         ddp_find_unused_parameters=False,  # every adapted layer is in every forward pass
-        report_to=report_to,
+        report_to=settings.report_to,
         project="cotdistill",
-        run_name=output_dir.name,
+        run_name="-".join(output_dir.resolve().parts[-2:]),
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=placement.device == "cuda",

@@ -14,9 +14,11 @@ import msgspec
 
 from cotdistill.answer import Answer, find_answer, same_answer
 from cotdistill.grade import Symbolic, gold_of, matches, percent_unclear
+from cotdistill.hint import tells
 from cotdistill.kinds import KINDS
 from cotdistill.marker import MARKERS, run_on
 from cotdistill.question import Question
+from cotdistill.step_count import step_count
 from cotdistill.steps import check_steps
 from cotdistill.trace import Trace
 
@@ -65,17 +67,20 @@ def judge(
     repair: bool = True,
     markers: tuple[str, ...] = MARKERS,
     max_words: int | None = None,
+    max_steps: int | None = None,
     control_tokens: frozenset[str] = CONTROL_TOKENS,
     symbolic: Symbolic | None = None,
+    hinted: bool = False,
 ) -> Verdict:
     """Judge one trace against its question's gold; without gold, what is complete and sound is ``unchecked``.
 
     ``steps``: a false arithmetic claim makes a trace ``bad_step``. ``repair``: with gold, a trace whose last
     number, choice or word is right and that only lacks the final line is ``correct`` with flag ``repaired``.
-    ``max_words``: longer traces are ``too_long``, like any of more than ``MAX_CHARACTERS``.
-    ``symbolic`` compares with a gold that is too complex to read, such as ``symbolic.same_symbolic``.
+    ``max_words``, ``max_steps``: longer traces are ``too_long``, like any of more than ``MAX_CHARACTERS``.
+    ``symbolic`` compares with a gold that is too complex to read, such as ``symbolic.same_symbolic``. ``hinted``: a
+    trace whose author was shown the gold may teach where nothing in it shows that.
     """
-    if unfit := _unfit(trace, max_words, control_tokens):
+    if unfit := _unfit(trace, max_words, max_steps, control_tokens, hinted):
         return Verdict(trace.id, unfit[0], trace.final_answer, reason=unfit[1])
     question = question or Question(trace.question_id, trace.question)
     gold, kind = gold_of(question)
@@ -120,7 +125,9 @@ def judge_gold(question: Question, symbolic: Symbolic | None = None) -> str | No
     return None
 
 
-def _unfit(trace: Trace, max_words: int | None, control_tokens: frozenset[str]) -> tuple[Status, str] | None:
+def _unfit(
+    trace: Trace, max_words: int | None, max_steps: int | None, control_tokens: frozenset[str], hinted: bool
+) -> tuple[Status, str] | None:
     """Why a trace cannot teach whatever its answer is, if it cannot."""
     text = trace.reasoning
     if trace.finish == "error" or trace.error:
@@ -137,8 +144,10 @@ def _unfit(trace: Trace, max_words: int | None, control_tokens: frozenset[str]) 
         return "control_token", "</think> without <think>"
     if control := _CONTROLS.search(text) or _CONTROLS.search(trace.question):
         return "control_token", f"the control character {control[0]!a} stands in the text"
-    if trace.hinted:
+    if trace.hinted and not hinted:
         return "leaks", "the gold was in the prompt"
+    if trace.hinted and (told := tells(text, trace.question)):
+        return "leaks", f"the gold was in the prompt, and it shows: {told!r}"
     leak = _LEAKS.search(text)
     if leak and leak[0].lower() not in trace.question.lower():  # a question may be about an answer key
         return "leaks", f"it says {leak[0]!r}"
@@ -146,6 +155,8 @@ def _unfit(trace: Trace, max_words: int | None, control_tokens: frozenset[str]) 
         return "too_long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}"
     if max_words is not None and (words := len(text.split())) > max_words:
         return "too_long", f"{words} words, the limit is {max_words}"
+    if max_steps is not None and (count := step_count(text)) > max_steps:
+        return "too_long", f"{count} steps, the limit is {max_steps}"
     return None
 
 

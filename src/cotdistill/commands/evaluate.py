@@ -31,6 +31,7 @@ def evaluate(
         typer.Option("--teacher_model", help="Ask the teacher too: directory, GGUF, catalogue or server's name."),
     ] = None,
     engine: o.EngineOption = "auto",
+    workers: o.Workers = None,
     base_url: o.BaseUrl = None,
     concurrency: o.Concurrency = 16,
     timeout: o.Timeout = 600.0,
@@ -75,7 +76,7 @@ def evaluate(
         raise UsageError("--base_url is the teacher's server: --teacher_model says what it calls the model")
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file)
     with o.usage():
-        Models(teacher_model or base_model, "", engine_name(engine), server=server)
+        Models(teacher_model or base_model, "", engine_name(engine), server=server, workers=workers)
         Evaluate(num_samples=num_samples, temperature=temperature)
 
     student = Contestant("student" if lora_model else "base", base_model, lora_model, output_file)
@@ -99,6 +100,7 @@ def evaluate(
         num_samples=num_samples,
         batch_size=batch_size,
         engine=engine_name(engine),
+        workers=workers,
         server=server,
         system_prompt=system_prompt,
         limit=limit,

@@ -1,5 +1,6 @@
 """``cotdistill generate``, ``scripts/gen_cot.py``: the teacher reasons through every question."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,8 @@ import typer
 
 from cotdistill.commands import options as o
 from cotdistill.prompt import SYSTEM_PROMPT
+
+log = logging.getLogger(__name__)
 
 
 def generate(
@@ -19,8 +22,37 @@ def generate(
     batch_size: o.BatchSize = 8,
     temperature: o.Temperature = 0.2,
     do_sample: o.DoSample = False,
-    num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Traces a question.")] = 1,
+    num_samples: Annotated[
+        int, typer.Option("--num_samples", min=1, help="Traces a question; with --enough the most it gets.")
+    ] = 1,
+    enough: Annotated[
+        int | None, typer.Option("--enough", min=1, help="Ask a question no more once so many traces may teach.")
+    ] = None,
+    escalate: Annotated[
+        int | None,
+        typer.Option("--escalate", min=1, help="So many samples more for a question none of whose traces may teach."),
+    ] = None,
+    escalate_temperature: Annotated[
+        float, typer.Option("--escalate_temperature", min=0.01, help="Temperature of the samples of --escalate.")
+    ] = 0.8,
+    second_teacher: Annotated[
+        str | None,
+        typer.Option("--second_teacher", help="Asked what the first failed; directory, GGUF file or catalogue name."),
+    ] = None,
+    hint: Annotated[
+        bool, typer.Option("--hint", help="Last of all, show the right answer and ask for the reasoning.")
+    ] = False,
+    max_cost: Annotated[
+        float | None, typer.Option("--max_cost", min=0.0, help="Stop before traces cost more, in the prices' currency.")
+    ] = None,
+    max_tokens_total: Annotated[
+        int | None, typer.Option("--max_tokens_total", min=1, help="Stop before prompts and traces have more tokens.")
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Keep answers for other runs on this machine, and look there first.")
+    ] = False,
     engine: o.EngineOption = "auto",
+    workers: o.Workers = None,
     base_url: o.BaseUrl = None,
     concurrency: o.Concurrency = 16,
     timeout: o.Timeout = 600.0,
@@ -47,18 +79,19 @@ def generate(
 
     Traces go to OUTPUT_FILE, verdicts beside it. The same command goes on where it was stopped.
     """
+    from cotdistill.asking import asked_once
     from cotdistill.engines import Sampling
-    from cotdistill.engines.opening import engine_name
+    from cotdistill.engines.opening import engine_name, takes_gguf
     from cotdistill.errors import SetupError, UsageError
     from cotdistill.lock import locked
     from cotdistill.manifest import Manifest, input_of
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
-    from cotdistill.settings.generate import Generate
+    from cotdistill.settings.generate import Escalate, Generate
     from cotdistill.settings.models import Models
     from cotdistill.settings.verify import Verify
     from cotdistill.stages.generate import run_generate
-    from cotdistill.stages.models import identify, teacher_engine
+    from cotdistill.stages.models import Teacher, identify, teacher_engine
     from cotdistill.stages.verify import run_verify
 
     do_sample = do_sample and temperature > 0
@@ -67,14 +100,28 @@ def generate(
     if output_file.resolve() == input_file.resolve():
         raise UsageError(f"--output_file is the input file {input_file}; name another one")
     everything = load_questions(input_file, question_key=question_key, answer_key=answer_key).rows
-    questions = everything[:limit]
+    questions, twins = asked_once(everything[:limit])
+    if twins:
+        log.info("%s: %d of the questions are others under a second id; those are asked once", input_file, len(twins))
     check_golds(questions)
     shots = load_few_shot(few_shot) if few_shot else ()
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file, price_prompt, price_completion)
     with o.usage():
-        models = Models(teacher_model, "", engine_name(engine), trust_remote_code, load_in_4bit, server)
-    sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed)
-    settings = Generate(system_prompt, None, num_samples, batch_size, sampling)
+        models = Models(
+            teacher_model, "", engine_name(engine), trust_remote_code, load_in_4bit, server, second_teacher,
+            workers=workers,
+        )  # fmt: skip
+        sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed)
+        settings = Generate(
+            system_prompt, None, num_samples, batch_size, sampling, enough=enough, hint=hint, max_cost=max_cost,
+            max_tokens_total=max_tokens_total, cache=cache,
+            escalate=Escalate(escalate, escalate_temperature) if escalate else None,
+        )  # fmt: skip
+    judged = Verify(hinted=hint)
+    second = None
+    if other := models.second:
+        identity = identify(other.teacher, gguf=True)
+        second = Teacher(identity, lambda: teacher_engine(other, batch_size, questions, settings, shots, device_map))
     record = o.beside(output_file, "manifest.json")
     verdicts = o.beside(output_file, "verdicts.jsonl")
     read = {"input_file": input_file, "few_shot": few_shot}
@@ -90,10 +137,12 @@ def generate(
                 manifest,
                 settings=settings,
                 shots=shots,
-                model=identify(teacher_model, gguf=models.engine != "transformers", server=server),
+                model=identify(teacher_model, gguf=takes_gguf(models.engine), server=server),
                 open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
                 server=server,
-                unasked=everything[len(questions) :],
+                second=second,
+                verify=judged,
+                unasked=[*twins, *everything[len(questions) + len(twins) :]],
                 load_in_4bit=load_in_4bit,
                 trust_remote_code=trust_remote_code,
                 overwrite=overwrite,
@@ -102,8 +151,8 @@ def generate(
         except (KeyboardInterrupt, SetupError):
             # The traces so far, too: training must not have to judge them without gold.
             if output_file.exists():
-                run_verify(everything, output_file, verdicts, Verify())
+                run_verify(everything, output_file, verdicts, judged)
             raise
-        tally = run_verify(everything, output_file, verdicts, Verify())
+        tally = run_verify(everything, output_file, verdicts, judged)
     counts = tally.counts
     typer.echo(f"{output_file}: {counts.total()} traces, {tally.teach} may teach ({o.counted(counts)})")

@@ -17,6 +17,10 @@ DoSample = Annotated[bool, typer.Option("--do_sample", help="Sample instead of t
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="Only used with --do_sample; 0 is greedy.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Prompts computed together.")]
 EngineOption = Annotated[str, typer.Option("--engine", help=f"One of: {', '.join(ENGINES)}.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes on a Ray cluster, for --engine ray:... [one a GPU, or a node]."),
+]
 Baseline = Annotated[
     str, typer.Option("--baseline", help="Ways to ask the base, by commas: zero, few_shot, native (its own prompt).")
 ]

@@ -22,6 +22,7 @@ class Objective(StrEnum):
     on_policy = "on_policy"
     offline_kd = "offline_kd"
     reject_on_student = "reject_on_student"
+    auto = "auto"
 
 
 class Scheduler(StrEnum):
@@ -117,6 +118,7 @@ def train(
 
     from cotdistill.dataset import load_dataset
     from cotdistill.download import local_model
+    from cotdistill.ladder import refuse_alone
     from cotdistill.lint import check_packages
     from cotdistill.lint import dry_run as rehearse
     from cotdistill.lock import locked
@@ -147,7 +149,9 @@ def train(
             lora=lora,
             objective=objective.value,
             alpha=alpha,
+            report_to=report_to.value,
         )
+    refuse_alone(settings.objective)
     if objective is Objective.reject_on_student:
         raise UsageError(
             "reject_on_student asks the student anew and needs the right answers: put it into a recipe for "
@@ -157,7 +161,7 @@ def train(
     ranks = here()
     if dry_run:
         ranks.alone("a dry run")
-        check_packages(settings, report_to.value)
+        check_packages(settings)
         dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), target=target.value, limit=limit)
         found = rehearse(
             local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair[0]), settings,
@@ -188,7 +192,6 @@ def train(
             student=student_model,
             system_prompt=system_prompt,
             settings=settings,
-            report_to=report_to.value,
             load_in_4bit=load_in_4bit,
             device_map=device_map,
             trust_remote_code=trust_remote_code,

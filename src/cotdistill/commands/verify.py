@@ -1,11 +1,20 @@
 """``cotdistill verify``: which traces of a file may teach."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cotdistill.commands import options as o
+from cotdistill.prompt import SYSTEM_PROMPT
+
+
+class Prefer(StrEnum):
+    different = "different"
+    short = "short"
+    few_steps = "few_steps"
+    likely = "likely"
 
 
 def verify(
@@ -25,9 +34,25 @@ def verify(
         list[str] | None, typer.Option("--marker", help="What else announces an answer; may be given several times.")
     ] = None,
     max_words: Annotated[int | None, typer.Option("--max_words", min=1, help="Longer traces do not teach.")] = None,
-    max_per_question: Annotated[
-        int | None, typer.Option("--max_per_question", min=1, help="Of more traces the most different ones teach.")
+    max_steps: Annotated[
+        int | None, typer.Option("--max_steps", min=1, help="Nor do those of more calculations, or sentences without.")
     ] = None,
+    max_per_question: Annotated[
+        int | None, typer.Option("--max_per_question", min=1, help="So many traces of a question teach at most.")
+    ] = None,
+    prefer: Annotated[
+        Prefer, typer.Option("--prefer", help="Which of them: likely asks the student, the others ask nobody.")
+    ] = Prefer.different,
+    short_share: Annotated[
+        float | None,
+        typer.Option("--short_share", min=0.0, max=1.0, help="Share of them from the shorter half of the traces."),
+    ] = None,
+    student_model: Annotated[
+        str | None, typer.Option("--student_model", help="likely: who scores the traces; directory or catalogue name.")
+    ] = None,
+    system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
+    load_in_4bit: o.Load4Bit = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     decontaminate: Annotated[
         Path | None, typer.Option("--decontaminate", help="Test questions; a trace of one of them does not teach.")
     ] = None,
@@ -35,17 +60,22 @@ def verify(
         int | None,
         typer.Option("--decontaminate_ngram", min=2, help="Nor one whose question shares so many words in a row."),
     ] = None,
+    hinted: Annotated[
+        bool, typer.Option("--hinted", help="Traces whose teacher was shown the answer may teach, unless it shows.")
+    ] = False,
     audit: Annotated[
         Path | None, typer.Option("--audit", help="Write the traces on which two methods disagree, to read them.")
     ] = None,
     question_key: o.QuestionKey = "question",
     answer_key: o.AnswerKey = "answer",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace verdicts made with other options.")] = False,
+    quiet: o.Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Judge every trace and write one verdict a line, in the order of the traces; prints the counts by status.
 
     Judging new traces into the same file goes on; verdicts that would change are only replaced with --overwrite.
+    With --prefer likely the student's scores are kept beside the traces, and no text is scored twice.
     """
     from json import dumps
 
@@ -55,8 +85,11 @@ def verify(
     from cotdistill.errors import DataError, UsageError
     from cotdistill.journal import read_rows
     from cotdistill.kinds import KINDS
+    from cotdistill.lock import locked
+    from cotdistill.manifest import Manifest, record_of
     from cotdistill.question import load_questions
     from cotdistill.settings.verify import Verify
+    from cotdistill.stages.likelihoods import run_likelihoods
     from cotdistill.stages.verify import run_verify
 
     if kind not in (None, *KINDS):
@@ -65,7 +98,10 @@ def verify(
         raise UsageError("--marker is empty")
     if decontaminate_ngram and not decontaminate:
         raise UsageError("--decontaminate_ngram needs --decontaminate, a file of test questions")
-    inputs = [path.resolve() for path in (traces, questions, decontaminate) if path]
+    if (prefer is Prefer.likely) != bool(student_model):
+        raise UsageError("--prefer likely and --student_model go together: the student says what it finds likely")
+    scores = o.beside(traces, "likelihoods.jsonl")
+    inputs = [path.resolve() for path in (traces, questions, decontaminate, scores) if path]
     for path in (output, audit):
         if path and (path.resolve() in inputs or (path is audit and path.resolve() == output.resolve())):
             raise UsageError(f"{path} would be read and written; choose another file to write to")
@@ -75,17 +111,33 @@ def verify(
         except DataError as error:
             raise UsageError(f"{audit} holds something other than an audit; choose another --audit") from error
     asked = load_questions(questions, question_key=question_key, answer_key=answer_key).rows if questions else []
-    settings = Verify(
-        steps=steps,
-        vote=vote,
-        kind=kind,
-        markers=tuple(marker or ()),
-        max_words=max_words,
-        max_per_question=max_per_question,
-        decontaminate=str(decontaminate) if decontaminate else None,
-        decontaminate_ngram=decontaminate_ngram,
+    with o.usage():
+        settings = Verify(
+            steps=steps,
+            vote=vote,
+            kind=kind,
+            markers=tuple(marker or ()),
+            max_words=max_words,
+            max_steps=max_steps,
+            max_per_question=max_per_question,
+            prefer=prefer.value,
+            short_share=short_share,
+            decontaminate=str(decontaminate) if decontaminate else None,
+            decontaminate_ngram=decontaminate_ngram,
+            hinted=hinted,
+        )
+    likelihoods = None
+    if student_model:
+        record = record_of(scores)
+        with locked(record):
+            likelihoods = run_likelihoods(
+                asked, traces, scores, Manifest.open(record), settings, student=student_model,
+                system_prompt=system_prompt, only_known=False, load_in_4bit=load_in_4bit,
+                trust_remote_code=trust_remote_code, overwrite=overwrite, quiet=quiet,
+            )  # fmt: skip
+    tally = run_verify(
+        asked, traces, output, settings, only_known=False, keep=not overwrite, audit=audit, likelihoods=likelihoods
     )
-    tally = run_verify(asked, traces, output, settings, only_known=False, keep=not overwrite, audit=audit)
     if json:
         summary = msgspec.to_builtins({"output": str(output), "questions": len(asked), **tally.summary()})
         typer.echo(dumps(summary))  # in ASCII: ids are a user's text

@@ -13,7 +13,11 @@ import msgspec
 
 from cotdistill.bounds import Count, Rate, Seed, Temperature
 
-EngineName = Literal["auto", "transformers", "llama_cpp", "openai_server"]
+EngineName = Literal[
+    "auto", "transformers", "llama_cpp", "vllm", "openai_server", "ray:llama_cpp", "ray:transformers", "ray:vllm",
+]  # fmt: skip
+ON_RAY = "ray:"
+"""What the name of an engine begins with that runs on a Ray cluster; the engine in its workers has the rest."""
 Finish = Literal["stop", "length", "error"]
 
 

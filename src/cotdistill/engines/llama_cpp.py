@@ -5,8 +5,8 @@ other process on the machine can use it. We use it ourselves for one thing the i
 copying the computed system prompt and worked examples from the first slot to the others.
 """
 
-import itertools
 import logging
+import os
 import queue
 import secrets
 import tempfile
@@ -20,9 +20,11 @@ from typing import Any
 import httpx
 
 from cotdistill.engines import Completion, Message, Request, Sampling
+from cotdistill.engines.by_prompt import ByPrompt
 from cotdistill.engines.clock import Clock
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
+from cotdistill.machine import machine
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +33,10 @@ PATIENCE = 4.0
 
 
 class LlamaCppEngine:
-    """``slots`` requests are decoded together, each with up to ``context`` tokens of prompt and answer."""
+    """``slots`` requests are decoded together, each with up to ``context`` tokens of prompt and answer. ``adapter`` is
+    a directory of peft's, applied without merging."""
 
-    def __init__(self, path: Path, *, slots: int = 8, context: int = 2048) -> None:
+    def __init__(self, path: Path, *, slots: int = 8, context: int = 2048, adapter: Path | None = None) -> None:
         import xllamacpp
 
         self._path = path
@@ -49,6 +52,14 @@ class LlamaCppEngine:
         parameters.endpoint_slots = True
         parameters.verbosity = 0
         parameters.warmup = False
+        if (threads := _fewer_threads()) is not None:
+            parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+        if adapter:
+            from cotdistill.gguf_adapter import write_gguf_adapter
+
+            converted = Path(self._states.name) / "adapter.gguf"
+            write_gguf_adapter(adapter, path, converted)
+            parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(converted), 1.0)]
         try:
             self._server: Any = xllamacpp.Server(parameters)
         except (RuntimeError, ValueError) as error:
@@ -69,31 +80,33 @@ class LlamaCppEngine:
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """At most ``slots`` requests are in flight; leaving the iterator early waits for those only."""
-        todo = iter(requests)
-        if (first := next(todo, None)) is None:
+        todo = ByPrompt(requests, self._slots)
+        if (first := todo.next()) is None:
             return
-        todo = itertools.chain([first], todo)
         if len(first.messages) > 1:
             self._share(first.messages[:-1])
-        done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[Request, Completion]] = queue.SimpleQueue()
         clock = Clock()
 
         def work(request: Request) -> None:
-            done.put(self._ask(request, sampling))
+            done.put((request, self._ask(request, sampling)))
 
         running = 0
         threads: list[threading.Thread] = []
+        request: Request | None = first
         try:
             while True:
-                while running < self._slots and (request := next(todo, None)) is not None:
+                while request is not None:
                     thread = threading.Thread(target=work, args=(request,), daemon=True)
                     thread.start()
                     threads.append(thread)
                     running += 1
+                    request = todo.next() if running < self._slots else None
                 if not running:
                     return
-                completion = done.get()
+                answered, completion = done.get()
                 running -= 1
+                request = todo.after(answered)
                 yield clock.stamp(completion)
                 threads = [thread for thread in threads if thread.is_alive()]
         finally:
@@ -150,4 +163,11 @@ class LlamaCppEngine:
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+    """Without blanks around the contents, as ``ChatTemplate`` renders them for training and every other engine."""
+    return [{"role": message.role, "content": message.content.strip()} for message in messages]
+
+
+def _fewer_threads() -> int | None:
+    """How many threads to use where this process may not use all cores; else llama.cpp knows the machine better."""
+    cores = machine().cores
+    return cores if cores < (os.cpu_count() or cores) else None

@@ -29,7 +29,7 @@ async def list_models(endpoint: Endpoint) -> list[str]:
     try:
         got = await endpoint.send("GET", "/models", timeout=PATIENCE)
     except Again as error:
-        if error.busy:
+        if error.away:
             raise SetupError(f"{endpoint.url} {error}; is the server running, and --base_url right?") from None
         return []  # whether it answers questions shows when it is asked one
     except Refused:

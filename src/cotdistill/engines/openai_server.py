@@ -2,8 +2,14 @@
 
 Only parameters that all of them know are sent, so what a server is started with can still change how it samples;
 vLLM takes penalties from the model's generation config unless it runs with ``--generation-config vllm``.
+
+Every sample of a question is a request of its own with a seed of its own, so that it can fail, be written down and be
+asked again alone. The parameter ``n`` would ask for all at once, and gain little: vLLM, SGLang and llama-server keep
+the computed prompt for the next request, providers charge less for a prompt they have cached, and some servers take
+``n`` for 1 without a word. The batch interfaces of providers, which answer within a day, are not used.
 """
 
+import asyncio
 import itertools
 import queue
 from collections.abc import Iterable, Iterator
@@ -27,7 +33,8 @@ from cotdistill.shown import one_line
 
 
 class OpenAIServerEngine:
-    """At most ``server.concurrency`` requests are in flight at each address; as many again wait for their turn.
+    """At most ``server.concurrency`` requests are in flight at each address, and fewer where that is too much for it
+    (see ``endpoint``); as many again wait for their turn.
 
     A request that fails is tried again after a pause that doubles and is drawn at random, from ``pause`` to
     ``longest_pause`` seconds. Opening asks each address for its list of models: raises ``SetupError`` where the
@@ -68,7 +75,7 @@ class OpenAIServerEngine:
         waiting = failures = 0
         try:
             endpoints = background.submit(self._connect(background)).result()
-            tickets = Tickets(endpoints, self._server.concurrency)
+            tickets = Tickets(endpoints)
             most = 2 * self._server.concurrency * len(self._server.urls)
             while True:
                 for request in itertools.islice(todo, most - waiting):
@@ -138,16 +145,16 @@ class OpenAIServerEngine:
 
     async def _try(self, tickets: Tickets, request: Request, sampling: Sampling) -> Reply:
         async with tickets.one() as endpoint:
-            failure: Again | None = None
+            started = asyncio.get_running_loop().time()
             try:
-                return self._checked(await self._exchange(endpoint, request, sampling))
+                reply = self._checked(await self._exchange(endpoint, request, sampling))
             except Again as error:
-                failure = Again(f"{endpoint.url}: {error}", wait=error.wait, busy=error.busy)
-                raise failure from None
+                endpoint.failed(error, started, pause=self._pause, longest_pause=self._longest_pause)
+                raise Again(f"{endpoint.url}: {error}") from None
             except (Refused, SetupError) as error:
                 raise type(error)(f"{endpoint.url}: {error}") from None
-            finally:
-                endpoint.note(failure, pause=self._pause, longest_pause=self._longest_pause)
+            endpoint.answered()
+            return reply
 
     async def _exchange(self, endpoint: Endpoint, request: Request, sampling: Sampling) -> Reply:
         limit_name = self._limit_name

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import cast, get_args
 
 from cotdistill.download import local_model
-from cotdistill.engines import Engine, EngineName
+from cotdistill.engines import ON_RAY, Engine, EngineName
 from cotdistill.errors import SetupError, UsageError
 from cotdistill.server import Server
 
@@ -25,6 +25,16 @@ def engine_name(written: str) -> EngineName:
     return cast(EngineName, name)
 
 
+def takes_gguf(engine: EngineName) -> bool:
+    """Whether an engine runs the GGUF file of a catalogue model, and not the directory converted from it."""
+    return engine.removeprefix(ON_RAY) not in ("transformers", "vllm")
+
+
+def student_engine(engine: EngineName) -> EngineName:
+    """What runs the base and the student, whose adapter only transformers loads, beside a teacher on ``engine``."""
+    return "ray:transformers" if engine.startswith(ON_RAY) else "transformers"
+
+
 def open_engine(
     model: str,
     *,
@@ -36,31 +46,49 @@ def open_engine(
     device_map: str | None = "auto",
     trust_remote_code: bool = False,
     server: Server | None = None,
+    workers: int | None = None,
 ) -> Engine:
     """Open a model: a catalogue name, a Hugging Face directory, a GGUF file or a directory that holds one.
 
     ``auto`` takes llama.cpp for GGUF and for catalogue names, transformers otherwise. ``context`` is the most
     tokens of prompt and answer together that llama.cpp keeps for each of its ``batch_size`` slots. With a
-    ``server``, ``model`` is the name it knows the model by.
+    ``server``, ``model`` is the name it knows the model by. ``workers`` are those of a Ray cluster; None is as many
+    as it has GPUs, or else nodes.
     """
     if server:
         from cotdistill.engines.openai_server import OpenAIServerEngine
 
         log.info("%s on %s, %d at a time each", model, ", ".join(server.urls), server.concurrency)
         return OpenAIServerEngine(model, server)
+    if engine.startswith(ON_RAY):
+        from cotdistill.engines.ray_engine import RayEngine
+
+        inner = partial(
+            open_engine, str(Path(model).resolve()) if Path(model).exists() else model,
+            engine=cast(EngineName, engine.removeprefix(ON_RAY)), adapter=adapter and adapter.resolve(),
+            batch_size=batch_size, context=context, load_in_4bit=load_in_4bit, device_map=device_map,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        return RayEngine(inner, batch_size=batch_size, workers=workers)
     gguf = find_gguf(model)
     if engine == "auto":
-        engine = "transformers" if adapter or (gguf is None and Path(model).exists()) else "llama_cpp"
+        engine = "transformers" if gguf is None and (adapter or Path(model).exists()) else "llama_cpp"
     if engine == "llama_cpp":
         from cotdistill.engines.llama_cpp import LlamaCppEngine
 
-        if adapter:
-            raise UsageError("llama.cpp runs no LoRA adapter here; use --engine transformers")
         path = gguf or local_model(model, want="gguf")
         if path.is_dir():
             raise SetupError(f"{path} holds no GGUF file, which llama.cpp needs; use --engine transformers")
         log.info("%s on llama.cpp, %d at a time", path.name, batch_size)
-        return LlamaCppEngine(path, slots=batch_size, context=context)
+        return LlamaCppEngine(path, slots=batch_size, context=context, adapter=adapter)
+    if engine == "vllm":
+        from cotdistill.engines.vllm_engine import VLLMEngine
+
+        log.info("%s on vLLM, %d at a time", Path(model).name, batch_size)
+        return VLLMEngine(
+            local_model(model, want="hf"), adapter=adapter, batch_size=batch_size, load_in_4bit=load_in_4bit,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
 
     import torch
 

@@ -31,13 +31,14 @@ class Refused(Exception):
 
 
 class Again(Exception):
-    """Not answered; another try may be. ``wait``: seconds the server asked for. ``busy``: it has no room for any
-    request just now, or cannot be reached."""
+    """Not answered; another try may be. ``wait``: seconds the server asked for. ``busy``: it has more to do than it
+    can. ``away``: it cannot be reached."""
 
-    def __init__(self, message: str, *, wait: float | None = None, busy: bool = False) -> None:
+    def __init__(self, message: str, *, wait: float | None = None, busy: bool = False, away: bool = False) -> None:
         super().__init__(message)
         self.wait = wait
         self.busy = busy
+        self.away = away
 
 
 class Reply(msgspec.Struct, frozen=True):

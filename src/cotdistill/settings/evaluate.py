@@ -11,9 +11,14 @@ Baseline = Literal["zero", "few_shot", "native"]
 """How the base is asked: as the student is, with the teacher's worked examples, or without a system prompt of ours."""
 
 
+ANSWER_ONLY = "answer_only"
+"""The name of the second student, which learns the final lines alone."""
+
+
 class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Greedy and once, with the student's prompt for every model; ``baselines`` are more ways to ask the base, of
-    which ``zero`` is always taken and decides. Several samples are drawn at a ``temperature``; the first decides."""
+    which ``zero`` is always taken and decides. Several samples are drawn at a ``temperature``; the first decides.
+    ``answer_only`` trains and asks a second student that learns the final lines alone: what the reasoning is worth."""
 
     max_new_tokens: Count = 256
     batch_size: Count = 32
@@ -21,6 +26,7 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     baselines: tuple[Baseline, ...] = ("zero",)
     num_samples: Count = 1
     temperature: Temperature = 0.0
+    answer_only: bool = False
 
     def __post_init__(self) -> None:
         if self.num_samples > 1 and not self.temperature:

@@ -1,17 +1,49 @@
-"""How the teacher is asked."""
+"""How the teacher is asked, and how much."""
+
+from typing import Annotated
 
 import msgspec
 
-from cotdistill.bounds import Count
+from cotdistill.bounds import Count, Positive
 from cotdistill.engines import Sampling
 from cotdistill.prompt import SYSTEM_PROMPT
 
+Tokens = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Escalate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """So many samples more, at a temperature of their own, for a question none of whose samples may teach."""
+
+    num_samples: Count = 4
+    temperature: Positive = 0.8
+
 
 class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the teacher is asked. ``few_shot`` names a file of worked examples only the teacher sees."""
+    """How the teacher is asked. ``few_shot`` names a file of worked examples only the teacher sees.
+
+    With ``enough``, ``num_samples`` are the most a question gets: it is asked no more once so many of its traces may
+    teach. ``escalate`` and, last of all, ``hint``, which shows the teacher the right answer, are for questions that
+    are left without any; see ``drawing``. ``max_cost`` and ``max_tokens_total`` bound what all traces may cost, in
+    the currency of the server's prices and in tokens of prompts and answers. ``cache`` keeps answers for other runs.
+    """
 
     system_prompt: str = SYSTEM_PROMPT
     few_shot: str | None = None
     num_samples: Count = 1
     batch_size: Count = 8
     sampling: Sampling = Sampling(max_new_tokens=256)
+    enough: Count | None = None
+    escalate: Escalate | None = None
+    hint: bool = False
+    max_cost: Positive | None = None
+    max_tokens_total: Tokens | None = None
+    cache: bool = False
+
+    @property
+    def varies(self) -> bool:
+        """Whether how many samples a question gets depends on the answers."""
+        return bool(self.enough or self.escalate or self.hint)
+
+    def __post_init__(self) -> None:
+        if self.enough and self.enough > self.num_samples:
+            raise ValueError(f"enough is {self.enough}, but num_samples allows no more than {self.num_samples}")

@@ -6,8 +6,11 @@ import msgspec
 
 from cotdistill.bounds import Count, Rate, Share, Temperature
 
-Objective = Literal["sft", "step_by_step", "on_policy", "offline_kd", "reject_on_student"]
+OneObjective = Literal["sft", "step_by_step", "on_policy", "offline_kd", "reject_on_student"]
 """What a student is trained for; see ``objectives``."""
+
+Objective = Literal[OneObjective, "auto"]
+"""``auto`` tries several and keeps what is best; see ``ladder``."""
 
 
 class OnPolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,3 +43,18 @@ class SelfSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.temperature:
             raise ValueError("the student's own samples need a temperature above 0: greedy ones are all the same")
+
+
+class AutoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``rungs`` are tried in this order, the cheap ones first, and compared on ``dev_share`` of the training questions,
+    of at most ``max_dev``, which the student is not trained on."""
+
+    dev_share: Share = 0.25
+    max_dev: Count = 100
+    rungs: tuple[OneObjective, ...] = ("sft", "step_by_step", "reject_on_student", "offline_kd", "on_policy")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dev_share < 1:
+            raise ValueError("auto needs a dev_share between 0 and 1: some questions to learn from, some to choose on")
+        if not self.rungs or len(set(self.rungs)) < len(self.rungs):
+            raise ValueError("auto needs at least one rung, and none twice")

@@ -7,7 +7,7 @@ import msgspec
 
 from cotdistill.bounds import Count, Length, Positive, Rate, Seed, Share
 from cotdistill.settings.lora import Lora
-from cotdistill.settings.objective import Objective, OfflineSettings, OnPolicySettings, SelfSettings
+from cotdistill.settings.objective import AutoSettings, Objective, OfflineSettings, OnPolicySettings, SelfSettings
 
 Target = Literal["reasoning", "answer"]
 """What a student learns to write: the whole trace, or its final line alone."""
@@ -17,6 +17,10 @@ Scheduler = Literal["cosine", "linear", "constant"]
 
 Optimizer = Literal["adamw", "adamw_8bit"]
 """``adamw_8bit`` (bitsandbytes; Dettmers et al. 2022) keeps its state in a quarter of the memory."""
+
+
+Tracker = Literal["none", "tensorboard", "trackio", "wandb"]
+"""Who else is shown the loss, through the Trainer's own integration."""
 
 
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,27 +46,35 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: Target = "reasoning"
     validation: Share = 0.0
     patience: Count | None = None
+    report_to: Tracker = "none"
     lora: Lora = Lora()
     objective: Objective = "sft"
     alpha: Share = 0.5
     on_policy: OnPolicySettings = OnPolicySettings()
     offline_kd: OfflineSettings = OfflineSettings()
     reject_on_student: SelfSettings = SelfSettings()
+    auto: AutoSettings = AutoSettings()
 
     def __post_init__(self) -> None:
         if self.target == "answer" and self.objective != "sft":
             raise ValueError(f"the target answer is for the objective sft: {self.objective} is about the reasoning")
-        if self.objective == "step_by_step" and not 0 < self.alpha < 1:
+        if "step_by_step" in self.tried and not 0 < self.alpha < 1:
             raise ValueError("step_by_step needs an alpha between 0 and 1; at its ends one of its two tasks is missing")
         if self.patience and not self.validation:
             raise ValueError("patience needs validation, a share of the questions to try the adapter on")
 
     @property
+    def tried(self) -> tuple[Objective, ...]:
+        """What the student is trained for: the one objective, or each rung of ``auto``."""
+        return self.auto.rungs if self.objective == "auto" else (self.objective,)
+
+    @property
     def that_count(self) -> dict[str, Any]:
-        """As plain data, without the options of objectives that were not chosen."""
+        """As plain data, without the tracker and the options of objectives that were not chosen."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
-        unused = {"on_policy", "offline_kd", "reject_on_student"} - {self.objective}
-        unused |= {"alpha"} if self.objective != "step_by_step" else set()
+        unused = {"on_policy", "offline_kd", "reject_on_student", "auto"} - {self.objective, *self.tried}
+        unused |= {"report_to"}
+        unused |= {"alpha"} if "step_by_step" not in self.tried else set()
         unused |= {"objective"} if self.objective == "sft" else set()  # records from before there were others fit
         return {key: value for key, value in plain.items() if key not in unused}
 

@@ -12,6 +12,7 @@ from cotdistill.download import local_model
 from cotdistill.errors import TrainingError, UsageError
 from cotdistill.identity import digest
 from cotdistill.journal import write_rows
+from cotdistill.ladder import refuse_alone
 from cotdistill.lint import LONGEST_ANSWER, check_packages, lint
 from cotdistill.manifest import Manifest, input_of
 from cotdistill.plot import loss_svg
@@ -36,7 +37,6 @@ def run_train(
     settings: TrainSettings,
     examples_file: Path | None = None,
     max_new_tokens: int = LONGEST_ANSWER,
-    report_to: str = "none",
     load_in_4bit: bool | None = None,
     device_map: str | None = "auto",
     trust_remote_code: bool = False,
@@ -45,21 +45,23 @@ def run_train(
     say: Callable[[str], object] = lambda text: None,
     labels: Sequence[tuple[str, Question, str]] = (),
     teacher: TeacherFiles | None = None,
+    stage: str = "train",
 ) -> dict[str, object]:
     """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage. ``labels`` are the same traces'
     answers alone, for ``step_by_step``; ``teacher`` is who scores tokens, for the objectives that need one. ``say`` is
     given an example before training begins; ``max_new_tokens`` is what the student's answers will be cut at;
-    ``report_to`` is a tracker.
+    ``stage`` is the name on record.
 
     Under a launcher every process calls this, after it has joined the others; the first one keeps the manifest and
     writes, and the facts are its.
     """
     ranks = here()
     with ranks.together():
+        refuse_alone(settings.objective)
         if not pairs:
             raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
         ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
-        check_packages(settings, report_to)
+        check_packages(settings)
         if ranks.first:
             local_model(student, want="hf")  # pulled and converted before the others look for it
         if settings.objective in TOKEN_LEVEL:
@@ -83,11 +85,11 @@ def run_train(
         claimed |= {"labels": digest([[id_, user_text(q), text] for id_, q, text in labels])} if labels else {}
         claimed |= {"teacher": teacher.identity} if teacher else {}
         if ranks.first:
-            manifest.claim("train", claimed, overwrite=overwrite, files=[output_dir])
+            manifest.claim(stage, claimed, overwrite=overwrite, files=[output_dir])
     ranks.alike(digest(claimed))
-    if ranks.told(manifest.done("train")):
+    if ranks.told(manifest.done(stage)):
         log.info("%s: already trained", output_dir)
-        return manifest.facts("train")
+        return manifest.facts(stage)
 
     from cotdistill.example import build_examples
     from cotdistill.hardware import place
@@ -119,14 +121,14 @@ def run_train(
             found.stop()
             for warning in found.warnings:
                 log.warning("%s", warning)
-            manifest.begin("train", engine=f"transformers, {placement.numbers()}")
+            manifest.begin(stage, engine=f"transformers, {placement.numbers()}")
     if examples.too_long:
         log.warning("%d examples exceed %d tokens and were left out", len(examples.too_long), max_length)
     objective = open_objective(
         settings, model, rows, teacher, max_length=max_length, placement=placement, trust_remote_code=trust_remote_code,
         quiet=quiet,
     )  # fmt: skip
-    with ranks.training(), Bar("training", 0, quiet=quiet or not ranks.first) as bar:
+    with ranks.training(), Bar(stage.replace("train", "training", 1), 0, quiet=quiet or not ranks.first) as bar:
 
         def show(step: Progress) -> None:
             bar.total(step.steps, step.step)
@@ -135,7 +137,7 @@ def run_train(
 
         result = train(
             model, rows, settings, output_dir, system_prompt=system_prompt, placement=placement,
-            objective=objective, show=show, report_to=report_to, trust_remote_code=trust_remote_code,
+            objective=objective, show=show, trust_remote_code=trust_remote_code,
         )  # fmt: skip
     if not ranks.first:
         return {}
@@ -151,6 +153,6 @@ def run_train(
         "processes": ranks.size,
         **({"scores": input_of(teacher.scores)} if teacher and settings.objective == "offline_kd" else {}),
     }
-    manifest.finish("train", **facts)
+    manifest.finish(stage, **facts)
     shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)  # optimizer state, of use to a resume only
     return facts

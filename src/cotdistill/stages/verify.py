@@ -8,6 +8,7 @@ from pathlib import Path
 from cotdistill.disk import replace
 from cotdistill.journal import encode_row, write_rows
 from cotdistill.judging import Tally, judge_file, watched, with_verdicts
+from cotdistill.likelihood import Likelihoods
 from cotdistill.question import Question
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
@@ -30,9 +31,11 @@ def run_verify(
     only_known: bool = True,
     keep: bool = False,
     audit: Path | None = None,
+    likelihoods: Likelihoods | None = None,
 ) -> Tally:
     """Judge the traces of these questions (or, unless ``only_known``, all) into ``path``, in the order of the file;
-    into ``audit`` goes what two methods disagree on. Cheap and pure, so always done anew.
+    into ``audit`` goes what two methods disagree on. Cheap and pure, so always done anew. ``likelihoods``, which are
+    not, are made before (``run_likelihoods``) where ``settings`` prefer the likely traces.
 
     With ``keep``, raises ``ResumeError`` where an earlier verdict in ``path`` would change or go, and ``path`` stays
     as it is; without, it says so. Judging a trace anew whose request had failed is no change.
@@ -40,7 +43,7 @@ def run_verify(
     tally = Tally()
     with TraceFile(traces, questions, only_known=only_known) as file, tempfile.TemporaryFile() as spool:
         disagreed = (lambda row: spool.write(encode_row(row))) if audit else None
-        verdicts = judge_file(file, settings, tally, audit=disagreed)
+        verdicts = judge_file(file, settings, tally, audit=disagreed, likelihoods=likelihoods)
         write_rows(path, watched(path, verdicts, keep=keep))
         if audit:
             spool.seek(0)

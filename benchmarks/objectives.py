@@ -1,0 +1,173 @@
+"""Ways to train a student, beside each other on real questions: the same teacher, traces, student and steps.
+
+    python -m benchmarks.objectives run --data DIRECTORY --dataset coin_flip --work runs/objectives
+    python -m benchmarks.objectives table
+
+DIRECTORY holds NAME_train.jsonl and NAME_dev.jsonl, rows of question and answer; training never sees the latter. Every
+arm is made of commands that anybody can type; they are kept in its result. What is done is not done again, so that the
+same line goes on after a stop, and each arm leaves a small file in benchmarks/results/objectives/ as it ends.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cotdistill.journal import read_rows
+from cotdistill.machine import versions
+from cotdistill.manifest import Manifest
+from cotdistill.prediction import Prediction
+from cotdistill.question import load_questions
+from cotdistill.report import Facts, build_report
+from cotdistill.statistics import p_text
+
+RESULTS = Path(__file__).parent / "results" / "objectives"
+TEACHER, STUDENT = "qwen2.5-coder-1.5b-instruct", "smollm2-135m-instruct"
+
+
+class Dataset(msgspec.Struct, frozen=True):
+    """How its teacher is asked: worked examples, the first so many training questions, samples of each question."""
+
+    few_shot: str
+    questions: int
+    samples: int
+    trace_tokens: int
+    answer_tokens: int
+
+
+DATASETS = {
+    "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", 160, 1, 96, 128),
+    "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 2, 128, 128),
+    "multiarith": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
+    "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
+}
+
+TRAINING = [
+    "--num_epochs", "3", "--batch_size", "8", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3",
+    "--lora_r", "16", "--lora_alpha", "32", "--seed", "1",
+]  # fmt: skip
+
+ARMS: dict[str, tuple[list[str], list[str]]] = {
+    "base": ([], []),
+    "answer_only": (["--max_per_question", "1"], ["--target", "answer"]),
+    "sft_one": (["--max_per_question", "1"], []),
+    "sft_several": ([], []),
+    "step_by_step": (["--max_per_question", "1"], ["--objective", "step_by_step"]),
+}
+"""What of the traces each arm learns from (flags of verify), and how (flags of train)."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run")
+    running.add_argument("--data", type=Path, required=True)
+    running.add_argument("--dataset", choices=DATASETS, required=True)
+    running.add_argument("--arm", choices=ARMS, action="append", help="repeatable; all of them")
+    running.add_argument("--work", type=Path, default=Path("runs/objectives"))
+    commands.add_parser("table")
+    options = parser.parse_args()
+    if options.command == "table":
+        print(table([json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]))
+        return
+    bench = Bench(options.data, options.dataset, options.work / options.dataset)
+    for arm in options.arm or ARMS:
+        bench.run(arm)
+
+
+class Bench:
+    """One data set in one directory."""
+
+    def __init__(self, data: Path, name: str, work: Path) -> None:
+        self.data, self.name, self.settings, self.work = data, name, DATASETS[name], work
+        self.train, self.dev = data / f"{name}_train.jsonl", data / f"{name}_dev.jsonl"
+        self.traces = work / "traces.jsonl"
+        self.commands: list[str] = []
+        work.mkdir(parents=True, exist_ok=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+
+    def run(self, arm: str) -> None:
+        result = RESULTS / f"{self.name}_{arm}.json"
+        if result.exists():
+            return
+        self.commands = []
+        answers = {"base": self.asked("base", [])}
+        facts: dict[str, Any] = {}
+        if arm != "base":
+            self.teach()
+            facts = self.learn(arm)
+            answers["student"] = self.asked(arm, ["--lora_model", str(self.work / arm)])
+        questions = load_questions(self.dev).rows
+        report = build_report(questions, answers, facts=Facts(versions=versions()))
+        row = {
+            "dataset": self.name, "arm": arm, "teacher": TEACHER, "student": STUDENT, "models": report.models,
+            "paired": report.paired, "paired_strict": report.paired_strict, **facts, "commands": self.commands,
+            "versions": versions(),
+        }  # fmt: skip
+        result.write_bytes(msgspec.json.format(msgspec.json.encode(row), indent=1) + b"\n")
+        print(table([json.loads(result.read_text())]), flush=True)
+
+    def teach(self) -> None:
+        one, sampled = self.settings, ["--num_samples", str(self.settings.samples), "--do_sample"]
+        self.call(
+            "generate", "--teacher_model", TEACHER, "--input_file", self.train, "--output_file", self.traces,
+            "--few_shot", one.few_shot, "--limit", one.questions, "--max_new_tokens", one.trace_tokens,
+            "--batch_size", 16, *([*sampled, "--temperature", 0.7] if one.samples > 1 else []),
+        )  # fmt: skip
+
+    def learn(self, arm: str) -> dict[str, Any]:
+        """Train the arm; what its traces and its training were."""
+        choice, how = ARMS[arm]
+        mine = self.work / f"{arm}_traces.jsonl"
+        shutil.copyfile(self.traces, mine)
+        verdicts = mine.with_name(f"{mine.stem}.verdicts.jsonl")
+        self.call("verify", "--traces", mine, "--questions", self.train, "--output", verdicts, *choice)
+        self.call(
+            "train", "--student_model", STUDENT, "--cot_dataset", mine, "--output_dir", self.work / arm, *TRAINING, *how
+        )
+        facts = Manifest.open(self.work / f"{arm}.manifest.json").facts("train")
+        kept = ("examples", "steps", "tokens", "seconds", "peak_memory")
+        asked = Manifest.open(self.traces.with_name(f"{self.traces.stem}.manifest.json"))
+        return {"training": {key: facts[key] for key in kept}, "traces": asked.facts("generate").get("rows")}
+
+    def asked(self, name: str, adapter: list[str]) -> list[Prediction]:
+        output = self.work / f"{name}_answers.jsonl"
+        self.call(
+            "evaluate", "--base_model", STUDENT, "--test_file", self.dev, "--output_file", output, "--batch_size", 32,
+            "--max_new_tokens", self.settings.answer_tokens, *adapter,
+        )  # fmt: skip
+        return list(read_rows(output, Prediction))
+
+    def call(self, *words: object) -> None:
+        command = ["cotdistill", *map(str, words)]
+        self.commands.append(" ".join(command).replace(f"{self.data}/", "DIRECTORY/"))
+        print(f"$ {self.commands[-1]}", flush=True)
+        subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line an arm."""
+    lines = [
+        "| data set | arm | right | accuracy [95 %] | gained, lost | p | examples | tokens trained | minutes |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        name = "student" if "student" in row["models"] else "base"
+        score, pair, training = row["models"][name], row["paired"], row.get("training")
+        accuracy = f"{100 * score['accuracy']:.0f} % [{100 * score['ci_low']:.0f}, {100 * score['ci_high']:.0f}]"
+        paired = f"{pair['only_student']}, {pair['only_base']} | {p_text(pair['p_value'])}" if pair else "|"
+        cost = f"{training['examples']} | {training['tokens']} | {training['seconds'] / 60:.0f}" if training else "| |"
+        arm = row["arm"].replace("_", " ")
+        lines.append(
+            f"| {row['dataset']} | {arm} | {score['correct']}/{score['n']} | {accuracy} | {paired} | {cost} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

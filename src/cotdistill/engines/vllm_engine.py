@@ -1,0 +1,162 @@
+"""Run a Hugging Face model in this process with vLLM: paged keys and values, prompts joining and leaving at every
+token, what they begin with computed once.
+
+Written for the interface of vLLM 0.32 and tested against a stand-in with its signatures; it has not run on a GPU.
+Prompts go in and answers come out as token ids, so that template and tokenizer are the same as in every other engine.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cotdistill.card import read_card
+from cotdistill.engines import Completion, Finish, Request, Sampling
+from cotdistill.engines.clock import Clock
+from cotdistill.errors import SetupError
+from cotdistill.identity import model_hash
+from cotdistill.template import ChatTemplate
+
+log = logging.getLogger(__name__)
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM can be told of the largest rank of an adapter."""
+AHEAD = 2
+"""Requests that are given to vLLM, as a multiple of those that it computes together: it must never wait for one."""
+
+
+class VLLMEngine:
+    """``batch_size`` requests are decoded together. ``adapter`` is applied as it is, without merging."""
+
+    def __init__(
+        self, directory: Path, *, adapter: Path | None = None, batch_size: int = 64, load_in_4bit: bool | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:  # fmt: skip
+        try:
+            from vllm import EngineArgs, LLMEngine
+            from vllm.lora.request import LoRARequest
+        except ImportError as error:
+            raise SetupError(
+                'this engine needs vLLM, which is not installed: pip install "cotdistill[vllm]" (Linux, CUDA GPU), '
+                "or take --engine transformers"
+            ) from error
+        from transformers import AutoTokenizer
+
+        self._directory = directory
+        self._batch_size = batch_size
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+        self._template = ChatTemplate(self._tokenizer)
+        self._four_bit = bool(load_in_4bit)
+        options: dict[str, Any] = {"quantization": "bitsandbytes"} if load_in_4bit else {}
+        if adapter:
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": self._rank(adapter)}
+        self._adapter = LoRARequest("student", 1, str(adapter.resolve())) if adapter else None
+        arguments = EngineArgs(
+            model=str(directory), tokenizer=str(directory), trust_remote_code=trust_remote_code,
+            max_num_seqs=batch_size, enable_prefix_caching=True, generation_config="vllm", **options,
+        )  # fmt: skip
+        try:
+            self._engine: Any = LLMEngine.from_engine_args(arguments)
+        except Exception as error:  # no GPU, no memory, a model it does not know: whatever vLLM says of it
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise SetupError(f"vLLM cannot run {directory}: {why}; take --engine transformers") from error
+
+    def describe(self) -> dict[str, str]:
+        try:
+            of = version("vllm")
+        except PackageNotFoundError:
+            of = "unknown"
+        numbers = str(getattr(getattr(self._engine, "model_config", None), "dtype", "auto")).removeprefix("torch.")
+        return {
+            "engine": f"vllm {of}",
+            "model": self._directory.name,
+            "hash": model_hash(self._directory),
+            "dtype": numbers + (", 4-bit" if self._four_bit else ""),
+        }
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Leaving the iterator early takes what is in flight out of vLLM."""
+        todo = iter(requests)
+        flying: dict[str, tuple[Request, int]] = {}
+        clock = Clock()
+        more = True
+        try:
+            while more or flying:
+                while more and len(flying) < AHEAD * self._batch_size:
+                    if (request := next(todo, None)) is None:
+                        more = False
+                        break
+                    prompt = self._template.prompt_ids(request.messages)
+                    if (reason := self._add(request, prompt, sampling)) is not None:
+                        yield clock.stamp(Completion(request.key, "", "error", len(prompt), 0, 0.0, f"vLLM: {reason}"))
+                    else:
+                        flying[request.key] = request, len(prompt)
+                for output in self._step() if flying else ():
+                    if output.finished and output.request_id in flying:
+                        request, length = flying.pop(output.request_id)
+                        yield clock.stamp(self._completion(request, length, output.outputs[0]))
+        finally:
+            if flying:
+                self._engine.abort_request(list(flying))
+
+    def close(self) -> None:
+        core = getattr(self._engine, "engine_core", None)
+        if core is not None:
+            core.shutdown()
+        self._engine = None
+
+    def _add(self, request: Request, prompt: list[int], sampling: Sampling) -> str | None:
+        """Give a request to vLLM; the reason, where it refuses it."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        drawn = sampling.do_sample and sampling.temperature > 0
+        params = SamplingParams(
+            max_tokens=sampling.max_new_tokens, temperature=sampling.temperature if drawn else 0.0,
+            top_p=sampling.top_p if drawn else 1.0, seed=sampling.seed_of(request) if drawn else None,
+            stop_token_ids=self._template.stop_ids, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+        try:
+            self._engine.add_request(
+                request.key, {"prompt_token_ids": prompt}, params, lora_request=self._adapter
+            )
+        except (ValueError, TypeError) as error:  # longer than the model's context
+            return str(error).strip() or type(error).__name__
+        return None
+
+    def _step(self) -> list[Any]:
+        try:
+            return list(self._engine.step())
+        except Exception as error:  # its own process died; nothing that is asked now would be answered
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise SetupError(f"vLLM ended in the midst of its work ({why}); run the command again to go on") from error
+
+    def _completion(self, request: Request, prompt_tokens: int, output: Any) -> Completion:
+        ids = list(output.token_ids)
+        if output.finish_reason not in ("stop", "length"):
+            reason = f"vLLM: the request ended with {output.finish_reason!r}"
+            return Completion(request.key, "", "error", prompt_tokens, len(ids), 0.0, reason)
+        answer = ids[:-1] if ids and ids[-1] in self._template.stop_ids else ids
+        text = self._tokenizer.decode(answer, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        finish: Finish = "stop" if output.finish_reason == "stop" else "length"
+        return Completion(request.key, text, finish, prompt_tokens, len(ids), 0.0)
+
+    def _rank(self, adapter: Path) -> int:
+        """The rank that vLLM must hold room for. Raises ``SetupError`` for an adapter that is not this model's, or that
+        vLLM does not run."""
+        if (card := read_card(adapter)) and card.base_hash != model_hash(self._directory):
+            raise SetupError(f"the adapter in {adapter} was trained on {card.base_name}, not on {self._directory.name}")
+        if card and card.template_hash != self._template.hash:
+            raise SetupError(f"the adapter in {adapter} was trained with another chat template than it has now")
+        try:
+            config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SetupError(f"{adapter} is not an adapter: its adapter_config.json cannot be read") from error
+        if config.get("use_dora"):
+            raise SetupError(f"vLLM runs no DoRA adapter such as {adapter}; take --engine transformers")
+        ranks = [config["r"], *config.get("rank_pattern", {}).values()]
+        return next((rank for rank in RANKS if rank >= max(ranks)), max(ranks))

@@ -1,0 +1,129 @@
+"""What one run asked is not computed again for another, and nothing that is wrong with the cache stops a run."""
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import msgspec
+
+from cotdistill.engines import Completion, Message, Request, Sampling
+from cotdistill.engines.cached import CachedEngine
+from cotdistill.engines.scripted import ScriptedEngine
+from cotdistill.journal import read_rows
+from cotdistill.manifest import Manifest
+from cotdistill.question import Question
+from cotdistill.settings.generate import Generate
+from cotdistill.stages.generate import run_generate
+from cotdistill.trace import Trace
+from cotdistill.trace_cache import TraceCache
+
+GREEDY = Sampling(max_new_tokens=9)
+
+
+def answer_of(size: int = 10) -> Completion:
+    return Completion("k", "x" * size, "stop", 3, 4, 0.5)
+
+
+def asked(engine: CachedEngine, sampling: Sampling, *keys: str, text: str = "1 + 1?") -> list[Completion]:
+    requests = [Request(key, (Message("user", text),), seed=int(key)) for key in keys]
+    return list(engine.complete(iter(requests), sampling))
+
+
+def test_only_an_identical_request_is_found(tmp_path):
+    inner = ScriptedEngine(lambda text: "Final Answer: 2")
+    cache = TraceCache(tmp_path / "c.sqlite")
+    engine = CachedEngine(inner, cache, "model")
+    hot = Sampling(9, do_sample=True, temperature=0.5)
+    first = asked(engine, GREEDY, "0")
+    assert asked(engine, GREEDY, "7") == [msgspec.structs.replace(first[0], key="7", seconds=0.0)]  # greedy has no seed
+    assert len(inner.requests) == 1
+    asked(engine, hot, "0", "1")
+    assert len(inner.requests) == 3
+    assert len(asked(engine, hot, "1", "0")) == 2
+    assert len(inner.requests) == 3
+    for other, given in [(CachedEngine(inner, cache, "model two"), {}), (engine, {"text": "2 + 2?"})]:
+        before = len(inner.requests)
+        asked(other, GREEDY, "0", **given)
+        assert len(inner.requests) == before + 1
+    for sampling in (Sampling(8), Sampling(9, do_sample=True, temperature=0.6), Sampling(9, do_sample=True, seed=1)):
+        before = len(inner.requests)
+        asked(engine, sampling, "0")
+        assert len(inner.requests) == before + 1, sampling
+
+
+def test_failures_are_asked_again_and_hits_among_misses_all_come(tmp_path):
+    def fails(text: str) -> str:
+        raise RuntimeError("down")
+
+    cache = TraceCache(tmp_path / "c.sqlite")
+    assert asked(CachedEngine(ScriptedEngine(fails), cache, "m"), GREEDY, "0")[0].finish == "error"
+    engine = CachedEngine(ScriptedEngine(lambda text: text), cache, "m")
+    assert asked(engine, GREEDY, "0")[0].finish == "stop"
+    requests = [Request(str(i), (Message("user", f"n{i % 40}"),)) for i in range(100)]
+    for _ in range(2):
+        assert {c.key: c.text for c in engine.complete(iter(requests), GREEDY)} == {
+            str(i): f"n{i % 40}" for i in range(100)
+        }
+
+
+def test_a_damaged_entry_or_file_is_no_cache(tmp_path, caplog):
+    path = tmp_path / "c.sqlite"
+    cache = TraceCache(path)
+    cache.put(b"k", answer_of())
+    cache.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET value = replace(value, 'xxx', 'yyy')")
+    cache = TraceCache(path)
+    assert cache.get(b"k") is None
+    cache.put(b"k", answer_of())
+    assert cache.get(b"k") == answer_of()
+    cache.close()
+    path.write_bytes(b"this is no database, but it is long enough to be taken for one" * 20)
+    cache = TraceCache(path)
+    cache.put(b"k", answer_of())
+    assert cache.get(b"k") is None
+    assert "going on without the trace cache" in caplog.text
+
+
+def test_what_was_used_last_stays_when_the_cache_is_full(tmp_path):
+    cache = TraceCache(tmp_path / "c.sqlite", max_bytes=20_000)
+    for i in range(100):
+        cache.put(f"k{i}".encode(), answer_of(1000))
+        cache.get(b"k0")
+    there = [i for i in range(100) if cache.get(f"k{i}".encode())]
+    assert there[0] == 0
+    assert there[1:] == list(range(there[1], 100))
+    assert 10 < len(there) < 20
+
+
+def test_several_may_write_at_once(tmp_path):
+    path = tmp_path / "c.sqlite"
+
+    def work(number: int) -> None:
+        cache = TraceCache(path)
+        for i in range(30):
+            cache.put(f"{number}/{i}".encode(), answer_of())
+        cache.close()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    cache = TraceCache(path)
+    assert all(cache.get(f"{number}/{i}".encode()) for number in range(4) for i in range(30))
+
+
+def test_a_second_run_asks_the_model_nothing_and_writes_the_same_traces(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setenv("COTDISTILL_CACHE", str(tmp_path / "cache"))
+    questions = [Question(f"q{i}", f"Which number is it, {i}?", "5") for i in range(4)]
+    settings = Generate(num_samples=3, enough=2, sampling=Sampling(20, do_sample=True), cache=True)
+    rows, asked_of_model = [], []
+    for name, model in (("one", "h"), ("two", "h"), ("server", "")):
+        engine = ScriptedEngine(lambda text: "It is five, as fingers are.\nFinal Answer: 5")
+        run_generate(questions, tmp_path / f"{name}.jsonl", Manifest.open(tmp_path / f"{name}.json"), settings=settings,
+                     shots=(), model={"name": "m", "hash": model}, open_teacher=lambda e=engine: e, quiet=True)
+        rows.append(sorted(read_rows(tmp_path / f"{name}.jsonl", Trace), key=lambda row: row.id))
+        asked_of_model.append(len(engine.requests))
+    assert rows[0] == rows[1] == rows[2]
+    assert asked_of_model == [12, 0, 12]
