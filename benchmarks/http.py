@@ -5,10 +5,10 @@
 
 The server is a process of its own and answers every request after the same time. The clients take turns, each in a new
 process. "bare" and "bare_apart" post and decode, no more, the first with one httpx client for all, the second with one
-for each request in flight; the faster of them is what counts. "ours" is stage 1 with prompts, retries, an adapted limit, answers
-read and every trace written to a journal. A watchdog in our event loop sleeps 5 ms at a time and measures how much
-later it wakes; other work on the machine makes it later too. Growth is ours alone on a server that answers after
-2 ms; linear means that the processor time of a row does not grow with the rows.
+for each request in flight; the faster of them is what counts. "ours" is stage 1 with prompts, retries, an adapted
+limit, answers read and every trace written to a journal. A watchdog in our event loop sleeps 5 ms at a time and
+measures how much later it wakes; other work on the machine makes it later too. Growth is ours alone on a server that
+answers after 2 ms; linear means that the processor time of a row does not grow with the rows.
 """
 
 import argparse
@@ -261,11 +261,11 @@ def table(found: dict[str, Any]) -> str:
             f"| {name} | {found['rows_per_second'][name]:.0f} | {found['cpu_us_per_row'][name]} "
             f"| {early:.0f} | {late:.0f} |"
         )
+    longest, own = found["longest_block_ms"], found["longest_hold_ms"]
     lines += [
         "",
         f"Ours is at {100 * found['share_of_bare_rate']:.1f} % of the faster bare loop's rate; its event loop was "
-        f"never held up for longer than {found['longest_block_ms']:.0f} ms, at most {found['longest_hold_ms']:.0f} ms of it "
-        "its own work.",
+        f"never held up for longer than {longest:.0f} ms, at most {own:.0f} ms of it its own work.",
     ]
     if found["growth"]:
         lines += ["", "| rows | seconds | us of CPU a row | MB |", "|--:|--:|--:|--:|"]

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_right
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--student", action="append", default=[], help="directory or catalogue name; repeatable")
     parser.add_argument("--rows", type=int, action="append", default=[], help="training rows of each student; 64")
     parser.add_argument("--rounds", type=int, default=1, help="how often the arms take turns; the best of each counts")
-    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="also 4 rows of about so many tokens each")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[], help="first student: 4 rows of so many tokens")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--table", type=Path, help="print what such a file holds, and stop")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
@@ -61,7 +62,7 @@ def main() -> None:
         parser.error("--questions and --student are needed")
     rows = []
     for student, count in zip_longest(options.student, options.rows, fillvalue=64):
-        for length in (None, *options.lengths):
+        for length in (None, *(options.lengths if student == options.student[0] else ())):
             rows += compare(student, options.questions, BATCH if length else count, length, options.rounds)
             options.output.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"\n{table(rows)}\n\n{options.output}")
@@ -76,7 +77,20 @@ def table(rows: list[dict[str, Any]]) -> str:
             faster, share = row["tokens_per_second"]["ours"] / rate, row["peak_mb"]["ours"] / peak
             ratios = f"{faster:.2f}x as fast | {100 * share:.0f} %" if "TRL" in arm else "|"
             lines.append(f"| {row['model']} | {arm} | {rate:.0f} | {peak / 1000:.1f} GB | {ratios} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_growth(rows)])
+
+
+def _growth(rows: list[dict[str, Any]]) -> list[str]:
+    """What is added to the weights, of the student with the smallest vocabulary and of that with the largest."""
+    ranked = sorted((row for row in rows if not row["length"]), key=lambda row: row["vocabulary"])
+    if not ranked or (low := ranked[0])["vocabulary"] == (high := ranked[-1])["vocabulary"]:
+        return []
+    arms = [
+        f"{arm} {low['peak_mb'][arm] - low['weights_mb']:,} -> {high['peak_mb'][arm] - high['weights_mb']:,} MB"
+        for arm in low["peak_mb"]
+    ]
+    sizes = f"{low['vocabulary']:,} -> {high['vocabulary']:,}"
+    return ["", f"Vocabulary {sizes}, peak memory beside the weights: {'; '.join(arms)}"]
 
 
 def compare(student: str, questions: Path, count: int, length: int | None, rounds: int) -> list[dict[str, Any]]:
@@ -109,6 +123,9 @@ def compare(student: str, questions: Path, count: int, length: int | None, round
             "memory_vs_trl": round(ours["peak_mb"] / trl["peak_mb"], 2),
             "loss_difference": max(abs(a - b) for a, b in zip(ours["losses"], trl["losses"], strict=True)),
             "rows": count,
+            "length": length,
+            "vocabulary": ours["vocabulary"],
+            "weights_mb": ours["weights_mb"],
             "tokens": ours["tokens"],
             "tokens_per_second": {arm: round(result["tokens"] / result["seconds"], 1) for arm, result in best.items()},
             "peak_mb": {arm: result["peak_mb"] for arm, result in best.items()},
@@ -157,26 +174,32 @@ def _arm(plan: dict[str, Any]) -> dict[str, Any]:
     libraries = ("torch", "transformers", "peft", "accelerate", "trl")
     return {
         **result,
+        "vocabulary": json.loads((directory / "config.json").read_text())["vocab_size"],
+        "weights_mb": sum(file.stat().st_size for file in directory.glob("*.safetensors")) >> 20,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "versions": versions(libraries),
         "threads": torch.get_num_threads(),
     }
 
 
-def _rows(plan: dict[str, Any]) -> list[dict[str, str]]:
-    """Questions and solutions; with a ``length`` (in tokens of about 4 characters), solutions repeated to reach it."""
+def _examples(plan: dict[str, Any], template: ChatTemplate) -> list[Example]:
+    """Questions and solutions; with a ``length``, solutions over and over until a row has so many tokens."""
     with Path(plan["questions"]).open(encoding="utf-8") as file:
         rows = [json.loads(line) for _, line in zip(range(plan["count"]), file, strict=False)]
-    if plan["length"]:
-        for row in rows:
-            room = max(0, plan["length"] * 4 - len(row["question"]) - 300)
-            row["answer"] = (row["answer"] + "\n") * (room // (len(row["answer"]) + 1) or 1)
-    return rows
+    triples = [(str(i), Question(str(i), row["question"]), row["answer"]) for i, row in enumerate(rows)]
+    if length := plan["length"]:
+        triples = [(name, question, _filled(template, question, text, length)) for name, question, text in triples]
+    return build_examples(template, triples, system=SYSTEM_PROMPT, max_length=length or LENGTH).kept
 
 
-def _examples(plan: dict[str, Any], template: ChatTemplate) -> list[Example]:
-    triples = [(str(i), Question(str(i), row["question"]), row["answer"]) for i, row in enumerate(_rows(plan))]
-    return build_examples(template, triples, system=SYSTEM_PROMPT, max_length=LENGTH).kept
+def _filled(template: ChatTemplate, question: Question, text: str, length: int) -> str:
+    repeated = (text + "\n") * length
+
+    def tokens(characters: int) -> int:
+        triple = ("", question, repeated[:characters])
+        return len(build_examples(template, [triple], system=SYSTEM_PROMPT, max_length=1 << 20).kept[0].input_ids)
+
+    return repeated[: bisect_right(range(1, 8 * length), length, key=tokens)]
 
 
 def _ours(plan: dict[str, Any], directory: Path, output: Path) -> dict[str, Any]:

@@ -92,30 +92,32 @@ class AnswerLoss:
         """What ``term`` makes of the logits at each answer token of rows that are ``ordered``: (n, terms)."""
         if self._chunked:
             head = self._head
-            return self._answers(model, examples, lambda h, t: each(h, head.weight, head.bias, t, term, terms))[0]
+            return self._answers(
+                model, examples, lambda h, t: _alone(each(h, head.weight, head.bias, t, term, terms))
+            )[0]
         logits, targets = self._answers(model, examples, self._logits())
         return term(logits.float(), targets, slice(0, len(targets)))
 
     def _answers(
         self, model: Any, examples: Sequence[Example], project: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``project`` (n, width) stands for the projection of the n answer tokens, and takes the way of the logits
-        out of the model; also returns the n targets."""
+        """What ``project`` makes of the n answer tokens, (1, n, width), takes the way of the logits out of the model;
+        returns it as (n, width), and the n targets."""
         device = self.device
         batch = pack(examples) if self._packed else pad(examples, self._pad_id)
         if batch.rows:
             LINE.lay(batch.rows)
         targets = batch.targets.to(device)
         picked = targets != IGNORE
-        with _instead(self._head, lambda hidden: project(hidden[picked], targets[picked])[None]):
+        with _instead(self._head, lambda hidden: project(hidden[picked], targets[picked])):
             return _forward(model, batch, device)[0], targets[picked]
 
     def _nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return nll(hidden, self._head.weight, self._head.bias, targets)[:, None]
+        return _alone(nll(hidden, self._head.weight, self._head.bias, targets)[:, None])
 
     def _logits(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         project = self._head.forward
-        return lambda hidden, _: project(hidden[None])[0]
+        return lambda hidden, _: project(hidden[None])
 
 
 def choose(module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool) -> AnswerLoss:
@@ -142,6 +144,11 @@ def choose(module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool)
             how = "packed rows" if packed else "the chunked loss" if chunked else "the loss at answer positions"
             log.info("%s: not for this model (%s)", how, why)
     raise TrainingError(f"this model's loss cannot be computed: {why}; please report the model's type")
+
+
+def _alone(values: torch.Tensor) -> torch.Tensor:
+    """(n, width) as (1, n, width) and no view: FSDP warns of each view that leaves a model."""
+    return torch.stack([values])
 
 
 def _base(module: Any) -> Any:
