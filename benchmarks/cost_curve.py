@@ -40,7 +40,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 def measured(questions: Sequence[Question], model: str, samples: int, slots: int, shots: int) -> Point:
-    sampling = Sampling(max_new_tokens=96, do_sample=samples > 1, temperature=0.7)
+    sampling = Sampling(max_new_tokens=96, do_sample=True, temperature=0.7)
     engine = open_engine(model, engine="llama_cpp", batch_size=slots, context=2048)
     list(engine.complete([Request("warm", (Message("user", "Say yes."),))], Sampling(max_new_tokens=4)))
     start = time.perf_counter()
@@ -82,7 +82,7 @@ def draw(found: dict[str, list[Point]], title: str, picture: Path) -> None:
     from matplotlib import pyplot
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "cotdistill"  # the same figures give the same file
+    matplotlib.rcParams |= {"svg.hashsalt": "cotdistill", "svg.fonttype": "none"}  # the same figures, the same file
     figure, axes = pyplot.subplots(2, 3, figsize=(9, 5), sharey="row", layout="constrained")
     under = {"samples": "samples a question", "slots": "slots", "prompt": "tokens of prompt"}
     beside = {"traces_per_hour": "traces per hour", "traces_per_million_tokens": "traces per million tokens"}
@@ -91,12 +91,13 @@ def draw(found: dict[str, list[Point]], title: str, picture: Path) -> None:
             axis: Any = axes[row][column]
             across = [getattr(point, key) for point in points]
             axis.plot(across, [getattr(point, figure_name) for point in points], "o-", color="#2563eb")
-            axis.set_ylim(bottom=0)
             axis.set_xticks(across)
             axis.grid(color="#ddd")
             if row:
                 axis.set_xlabel(under[key])
             if not column:
                 axis.set_ylabel(beside[figure_name])
+    for axis in axes[:, 0]:
+        axis.set_ylim(bottom=0)  # last: it holds for the whole row, which must have found its top by then
     figure.suptitle(title)
     figure.savefig(picture, format="svg", metadata={"Date": None})

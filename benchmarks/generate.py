@@ -227,7 +227,8 @@ def main() -> None:
     arms = plans(options)
     found = summary(measure(arms, options), arms, options.scratch)
     libraries = ("torch", "transformers", "xllamacpp", "ctranslate2", "cotdistill")
-    found |= {"settings": settings, "command": f"python -m benchmarks.generate {' '.join(sys.argv[1:])}"}
+    words = " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])
+    found |= {"settings": settings, "command": f"python -m benchmarks.generate {words}"}
     found |= msgspec.to_builtins(origin())
     found["versions"] |= versions(libraries)
     options.output.write_text(json.dumps(found, indent=1) + "\n")

@@ -2,4 +2,5 @@
 
 from cotdistill.cli import main
 
-main()
+if __name__ == "__main__":
+    main()
