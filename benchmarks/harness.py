@@ -60,10 +60,17 @@ def task(test_file: Path, max_new_tokens: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class Written(msgspec.Struct, frozen=True):
+    """A text, and whether it ran into the limit."""
+
+    text: str
+    cut: bool
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What the model wrote when the harness asked, by question, and how many the harness itself found right."""
 
-    texts: dict[str, str]
+    texts: dict[str, Written]
     right: dict[str, int]
 
 
@@ -82,50 +89,74 @@ def asked(model: str, test_file: Path, max_new_tokens: int, cache: Path, *, chat
     assert found is not None
     samples = found["samples"]["same_questions"]  # one for each filter
     right = Counter(sample["filter"] for sample in samples if sample["exact_match"])
+    tokens = _counter(model)
+    texts = {sample["doc"]["question"]: sample["resps"][0][0] for sample in samples}
     return Asked(
-        {sample["doc"]["question"]: sample["resps"][0][0] for sample in samples},
+        {question: Written(text, tokens(text) >= max_new_tokens) for question, text in texts.items()},
         {f"harness {name}": right[name] for name in ("strict", "flexible")},
     )
 
 
-def theirs(pattern: str, pick: int) -> Callable[[str, Question], bool]:
+def _counter(model: str) -> Callable[[str], int]:
+    """How many tokens a text is: the harness does not say where it cut."""
+    if model == "dummy":
+        return len
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+Reading = Callable[[Written, Question], bool]
+
+
+def theirs(pattern: str, pick: int) -> Reading:
     """A filter of the harness with its ``exact_match``: commas, dollar signs and a last dot are ignored."""
 
     def plain(text: str) -> str:
         return re.sub(r"\.$", "", text.replace(",", "").replace("$", "").lower())
 
-    def right(text: str, question: Question) -> bool:
-        matches = re.findall(pattern, text)
+    def right(written: Written, question: Question) -> bool:
+        matches = re.findall(pattern, written.text)
         if not matches:
             return False
         last = matches[pick]
-        written = last if isinstance(last, str) else next((part for part in last if part), "")
-        return plain(written.strip()) == plain(question.gold or "")
+        found = last if isinstance(last, str) else next((part for part in last if part), "")
+        return plain(found.strip()) == plain(question.gold or "")
 
     return right
 
 
-def ours(text: str, question: Question) -> bool:
-    return grade(text, "stop", question).correct is True
+def ours(written: Written, question: Question) -> bool:
+    return grade(written.text, "length" if written.cut else "stop", question).correct is True
 
 
-def ours_strict(text: str, question: Question) -> bool:
-    return grade(text, "stop", question).correct_strict is True
+def ours_strict(written: Written, question: Question) -> bool:
+    return grade(written.text, "length" if written.cut else "stop", question).correct_strict is True
 
 
-READINGS = {
+READINGS: dict[str, Reading] = {
     "harness strict": theirs(STRICT, 0), "harness flexible": theirs(FLEXIBLE, -1), "ours strict": ours_strict,
     "ours lenient": ours,
 }  # fmt: skip
 
 
-def counts(texts: Mapping[str, Mapping[str, str]], questions: Sequence[Question]) -> dict[str, dict[str, int]]:
+def counts(texts: Mapping[str, Mapping[str, Written]], questions: Sequence[Question]) -> dict[str, dict[str, int]]:
     """Right answers by who asked and who read."""
     return {
         name: {
             reading: sum(right(written[question.text], question) for question in questions)
             for reading, right in READINGS.items()
         }
+        for name, written in texts.items()
+    }
+
+
+def differences(texts: Mapping[str, Mapping[str, Written]], questions: Sequence[Question]) -> dict[str, list[str]]:
+    """Ids of the questions on which our lenient reading and the harness's flexible one differ, by who asked."""
+    one, other = READINGS["harness flexible"], READINGS["ours lenient"]
+    return {
+        name: [q.id for q in questions if one(written[q.text], q) != other(written[q.text], q)]
         for name, written in texts.items()
     }
 
@@ -155,7 +186,8 @@ def main() -> None:
     cache = words.predictions.with_suffix(".harness")
     by_harness = asked(words.model, words.test_file, words.max_new_tokens, cache, chat=not words.plain)
     rows = list(read_rows(words.predictions, Prediction))
-    texts = {"cotdistill": {row.question: row.response for row in rows}, "lm-evaluation-harness": by_harness.texts}
+    by_us = {row.question: Written(row.response, row.finish == "length") for row in rows}
+    texts = {"cotdistill": by_us, "lm-evaluation-harness": by_harness.texts}
     found = counts(texts, questions)
     own = {reading: found["lm-evaluation-harness"][reading] for reading in by_harness.right}
     if own != by_harness.right:
@@ -165,7 +197,8 @@ def main() -> None:
         result = {
             "model": Path(words.model).name, "n": len(questions), "max_new_tokens": words.max_new_tokens,
             "chat_template": not words.plain, "right": found,
-            "truncated": {"cotdistill": sum(row.finish == "length" for row in rows)},
+            "truncated": {name: sum(one.cut for one in written.values()) for name, written in texts.items()},
+            "read_differently": differences(texts, questions),
             "versions": versions(("lm_eval", "torch", "transformers")),
         }  # fmt: skip
         words.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
