@@ -27,11 +27,14 @@ from cotdistill.journal import read_rows
 from cotdistill.machine import versions
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question, load_questions
-from cotdistill.statistics import wilson
+from cotdistill.statistics import paired, wilson
 
 STRICT = r"#### (\-?[0-9\.\,]+)"
 FLEXIBLE = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 """The two patterns of the harness's gsm8k.yaml, version 3; the first match and the last one count."""
+
+AT_ONCE = 60
+"""Characters: whatever is shorter gives an answer and no reasoning."""
 
 
 def task(test_file: Path, max_new_tokens: int) -> dict[str, Any]:
@@ -198,6 +201,16 @@ def main() -> None:
             "model": Path(words.model).name, "n": len(questions), "max_new_tokens": words.max_new_tokens,
             "chat_template": not words.plain, "right": found,
             "truncated": {name: sum(one.cut for one in written.values()) for name, written in texts.items()},
+            "at_once": {
+                name: sum(len(one.text) < AT_ONCE for one in written.values()) for name, written in texts.items()
+            },
+            "at_once_right": {
+                name: sum(ours(written[q.text], q) for q in questions if len(written[q.text].text) < AT_ONCE)
+                for name, written in texts.items()
+            },
+            "by_harness_against_by_us": msgspec.to_builtins(paired(
+                *([ours(texts[name][q.text], q) for q in questions] for name in ("cotdistill", "lm-evaluation-harness"))
+            )),
             "read_differently": differences(texts, questions),
             "versions": versions(("lm_eval", "torch", "transformers")),
         }  # fmt: skip
