@@ -88,6 +88,21 @@ def test_only_questions_that_all_were_asked_count(runs: list[Path], tmp_path: Pa
     assert found.runs[0].models["student"].n == 30
 
 
+def test_a_run_that_is_not_answered_whole_or_named_twice_is_a_sentence(runs: list[Path]) -> None:
+    with pytest.raises(DataError, match="named twice"):
+        across([runs[0], runs[1], runs[0]])
+    file = runs[1] / "6_predictions" / "student.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(DataError, match="not answered"):
+        across(runs)
+
+
+def test_the_same_seeds_twice_have_no_spread(runs: list[Path]) -> None:
+    twin = other(runs[0], "twin", {}, flip=3)
+    assert [group.spread for group in across([runs[0], twin]).groups] == [None]
+    assert "2 runs, some with the same seeds" in said(runs[0], twin, "--output", runs[0].parent / "c.html")[1]
+
+
 def said(*words: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, ["compare", *map(str, words)])
     return result.exit_code, result.output or str(result.exception)

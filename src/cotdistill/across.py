@@ -24,7 +24,7 @@ from cotdistill.ladder_report import capped
 from cotdistill.report import changes
 from cotdistill.resampling import Interval, difference, sign_flip
 from cotdistill.run_files import RunFiles, ladder_of, read_run
-from cotdistill.score import ModelScore, first_samples_of, is_correct, summarize
+from cotdistill.score import ModelScore, first_samples, is_correct, summarize
 from cotdistill.statistics import Decision, Paired, decide, paired
 
 SEEDS = frozenset({"train.seed", "questions.train.seed", "generate.sampling.seed"})
@@ -60,8 +60,8 @@ class Pair(msgspec.Struct, frozen=True):
 class Group(msgspec.Struct, frozen=True):
     """Runs that differ in their seeds alone: the accuracy of their students, and how far they are above their bases.
 
-    ``spread`` is the standard deviation over seeds, None for a single one. ``difference`` and ``p_value`` (sign-flip
-    test) take each question once, with the mean over the seeds.
+    ``spread`` is the standard deviation over seeds, None for a single run and where two have the same ones.
+    ``difference`` and ``p_value`` (sign-flip test) take each question once, with the mean over the runs.
     """
 
     runs: list[str]
@@ -105,7 +105,11 @@ class _Run(msgspec.Struct, frozen=True):
 
 
 def across(directories: Sequence[Path]) -> Across:
-    """Compare finished runs. Raises ``DataError`` where one lacks base or student, or they share no question."""
+    """Compare finished runs. Raises ``DataError`` where one lacks base or student, or some of their answers, or is
+    named twice, or where they share no question."""
+    for directory, times in Counter(directory.resolve() for directory in directories).items():
+        if times > 1:
+            raise DataError(f"{directory} is named twice: a run says nothing about itself")
     files = [read_run(directory) for directory in directories]
     for directory, run in zip(directories, files, strict=True):
         if missing := {"base", "student"} - run.predictions.keys():
@@ -140,10 +144,12 @@ def _names(directories: Sequence[Path]) -> list[str]:
 
 
 def _run(name: str, files: RunFiles, ids: Sequence[str]) -> _Run:
-    base, student = (
-        [is_correct(row) for row in first_samples_of(files.predictions[model], ids)] for model in ("base", "student")
-    )
-    return _Run(name, files, msgspec.to_builtins(files.recipe), base, student)
+    asked = set(ids)
+    marks = []
+    for model in ("base", "student"):
+        answers = [row for row in files.predictions[model] if row.question_id in asked]
+        marks.append([is_correct(row) for row in first_samples(answers, ids, f"{name}, {model}")])
+    return _Run(name, files, msgspec.to_builtins(files.recipe), *marks)
 
 
 def _differs(a: _Run, b: _Run) -> set[str]:
@@ -184,12 +190,16 @@ def _group(group: Sequence[_Run]) -> Group:
     return Group(
         runs=[run.name for run in group],
         mean=statistics.fmean(shares),
-        spread=statistics.stdev(shares) if len(shares) > 1 else None,
+        spread=statistics.stdev(shares) if len(shares) > 1 and _seeds_differ(group) else None,
         lowest=min(shares),
         highest=max(shares),
         difference=moved,
         p_value=p_value,
     )
+
+
+def _seeds_differ(group: Sequence[_Run]) -> bool:
+    return all(_differs(a, b) for a, b in combinations(group, 2))
 
 
 def _contrast(a: Sequence[_Run], b: Sequence[_Run]) -> Contrast:

@@ -61,8 +61,9 @@ def print_across(found: Across, console: Console) -> None:
     seeds = [group for group in found.groups if len(group.runs) > 1]
     for group in seeds:
         spread = f", standard deviation {100 * group.spread:.1f} points" if group.spread is not None else ""
+        what = "seeds" if spread else "runs, some with the same seeds"
         _say(
-            f"{len(group.runs)} seeds ({', '.join(group.runs)}): mean {percent(group.mean)}{spread}, "
+            f"{len(group.runs)} {what} ({', '.join(group.runs)}): mean {percent(group.mean)}{spread}, "
             f"{percent(group.lowest)} to {percent(group.highest)}; above the base by {points(group.difference)}, "
             f"{p_text(group.p_value)}",
             console,

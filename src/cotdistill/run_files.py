@@ -57,6 +57,8 @@ class RunFiles(msgspec.Struct, frozen=True):
 
 def read_run(directory: Path) -> RunFiles:
     """Read a run. Raises ``DataError`` where it has no finished evaluation, or a file cannot be read."""
+    if not directory.is_dir():
+        raise DataError(f"{directory} is no run directory, such as runs/quickstart")
     manifest = Manifest.open(directory / "manifest.json")
     held_out = _rows(directory / "1_held_out.jsonl", Question)
     unseen = _rows(directory / "1_unseen.jsonl", Question)

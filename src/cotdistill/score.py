@@ -75,7 +75,7 @@ def summarize(
     Raises DataError where the answers are not exactly those to ``expected_ids``: none at all, one missing,
     one twice, or one to a question that was not asked.
     """
-    rows = _first_samples(predictions, expected_ids, source)
+    rows = first_samples(predictions, expected_ids, source)
     accuracy = _accuracy(rows)
     n, correct = accuracy.n, accuracy.correct
     correct_strict = sum(is_correct(row, strict=True) for row in rows if row.gold is not None)
@@ -154,9 +154,7 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _first_samples(
-    predictions: Sequence[Prediction], expected_ids: Sequence[str], source: str
-) -> list[Prediction]:
+def first_samples(predictions: Sequence[Prediction], expected_ids: Sequence[str], source: str) -> list[Prediction]:
     """Sample 0 of every expected question, in that order; raises as ``summarize`` says."""
     if not expected_ids:
         raise DataError(f"{source}: there are no questions to score; give a file with at least one")
@@ -181,6 +179,7 @@ def _first_samples(
 
 
 def first_samples_of(predictions: Sequence[Prediction], ids: Sequence[str]) -> list[Prediction]:
+    """The same of predictions that are known to be whole."""
     first = {row.question_id: row for row in predictions if row.sample == 0}
     return [first[key] for key in ids]
 
