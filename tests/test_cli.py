@@ -49,7 +49,7 @@ def test_version_is_printed_to_stdout():
     ("words", "code", "said"),
     [
         (["run", "nowhere.yaml"], 2, "nowhere.yaml"),
-        (["report", "runs/none"], 1, "no report yet"),
+        (["report", "runs/none"], 1, "no run directory"),
         (["models", "pull", "gpt-9", "--to", "x"], 1, "smollm2-135m-instruct"),
         (["train"], 2, "student_model"),
     ],
