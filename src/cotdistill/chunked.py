@@ -49,13 +49,19 @@ class _Nll(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wanted else None
         rows = max(1, CHUNK // weight.shape[0])
+        room = weight.new_empty(min(rows, len(hidden)), weight.shape[0])
         for start in range(0, len(hidden), rows):
-            logits = torch.nn.functional.linear(hidden[start : start + rows].to(weight.dtype), weight, bias).float()
+            here = hidden[start : start + rows].to(weight.dtype)
+            logits = torch.mm(here, weight.T, out=room[: len(here)])
+            logits = (logits if bias is None else logits.add_(bias)).float()
             wanted_ids = targets[start : start + rows, None]
-            scale = logits.logsumexp(dim=1, keepdim=True)
-            values[start : start + rows] = (scale - logits.gather(1, wanted_ids))[:, 0]
+            highest = logits.amax(dim=1, keepdim=True)
+            target = logits.gather(1, wanted_ids) - highest
+            likely = logits.sub_(highest).exp_()
+            total = likely.sum(dim=1, keepdim=True)
+            values[start : start + rows] = (total.log() - target)[:, 0]
             if gradient is not None:
-                slope = logits.sub_(scale).exp_()  # the softmax, minus one at the target
+                slope = likely.div_(total)  # the softmax, minus one at the target
                 slope.scatter_add_(1, wanted_ids, slope.new_full(wanted_ids.shape, -1.0))
                 gradient[start : start + rows] = (slope.to(weight.dtype) @ weight).to(gradient.dtype)
         if gradient is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
 
 def fuse(module: Any) -> list[Any]:
@@ -106,14 +106,32 @@ class _LoraLinear(torch.autograd.Function):
         grad_x = grad_x.view_as(x)
         grad_gate = None
         if gate is not None:
-            grad_gate = torch.ops.aten.silu_backward(grad_x * x, gate)
-            grad_x.mul_(silu(gate))
+            grad_gate = torch.ops.aten.silu_backward(torch.mul(grad_x, x, out=_scratch(x)), gate)
+            grad_x.mul_(_silu(gate))
         return grad_gate, grad_x, None, None, grad_a, grad_b, None, None
 
 
 def _input(gate: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    whole = x if gate is None else silu(gate).mul_(x)
+    whole = x if gate is None else _silu(gate).mul_(x)
     return whole.reshape(-1, whole.shape[-1])
+
+
+def _silu(gate: torch.Tensor) -> torch.Tensor:
+    """In scratch."""
+    out: torch.Tensor = torch.ops.aten.silu.out(gate, out=_scratch(gate))
+    return out
+
+
+_buffers: dict[torch.dtype, torch.Tensor] = {}
+
+
+def _scratch(like: torch.Tensor) -> torch.Tensor:
+    """Room for one tensor that is done with before the next is asked for. A new one each time, the widest of the
+    model, leaves holes in the heap that nothing else fits into."""
+    buffer = _buffers.get(like.dtype)
+    if buffer is None or buffer.numel() < like.numel():
+        buffer = _buffers[like.dtype] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+    return buffer[: like.numel()].view(like.shape)
 
 
 def _dropped(x: torch.Tensor, kept: torch.Tensor | None, keep: float) -> torch.Tensor:

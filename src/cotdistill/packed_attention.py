@@ -50,15 +50,20 @@ class Line:
         queries, keys, values = (torch.split(tensor, self._lengths, dim=2) for tensor in (query, key, value))
         answers = [
             scaled_dot_product_attention(
-                torch.cat([queries[i] for i in asks], dim=2),
-                torch.cat([keys[i] for i in sees], dim=2),
-                torch.cat([values[i] for i in sees], dim=2),
+                _joined([queries[i] for i in asks]),
+                _joined([keys[i] for i in sees]),
+                _joined([values[i] for i in sees]),
                 attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
             )[:, :, -own:]
             for asks, sees, own, mask in self._rows
         ]  # fmt: skip
-        return torch.cat(answers, dim=2).transpose(1, 2).contiguous(), None
+        return _joined(answers).transpose(1, 2).contiguous(), None
+
+
+def _joined(pieces: list[torch.Tensor]) -> torch.Tensor:
+    """One after the other; a piece alone is not copied, since what attention returns is kept for its backward pass."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
 
 LINE = Line()

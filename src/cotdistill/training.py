@@ -26,6 +26,7 @@ from cotdistill.disk import explained
 from cotdistill.errors import TrainingError
 from cotdistill.example import Example, answer_tokens
 from cotdistill.hardware import Placement
+from cotdistill.heap import give_back
 from cotdistill.identity import model_hash
 from cotdistill.loss import AnswerLoss, choose
 from cotdistill.model import Model
@@ -171,6 +172,8 @@ def train(
         raise TrainingError("no example has an answer token to learn from")
     ranks = here()
     batch_size, accumulation = ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
+    if placement.device == "cpu":
+        give_back()
     set_seed(settings.seed)
     adapted, targets = attach(model, settings.lora, gradient_checkpointing=settings.gradient_checkpointing)
     checkpoints = output_dir / "checkpoints"
