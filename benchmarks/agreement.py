@@ -25,8 +25,8 @@ import msgspec
 
 from cotdistill.answer import gold_part
 from cotdistill.grade import grade
-from cotdistill.kinds import kind_of
 from cotdistill.question import Question
+from cotdistill.reading.kinds import kind_of
 
 CORPUS = Path(__file__).parent.parent / "tests/data/answers.jsonl"
 HUNG = 20.0  # seconds after which a row that ignores Math-Verify's own timeouts is given up

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.answer import find_answer, read_answer, same_answer
-from cotdistill.kinds import KINDS
+from cotdistill.reading.kinds import KINDS
 from cotdistill.steps import check_steps
 
 _NAMES = ("Ann", "Ben", "Cem", "Dana", "Eve", "Farid", "Gita", "Hugo")

@@ -31,8 +31,8 @@ from cotdistill.journal import read_rows
 from cotdistill.machine import origin, versions
 from cotdistill.prediction import Prediction
 from cotdistill.question import check_golds, load_questions
-from cotdistill.resampling import difference
-from cotdistill.statistics import paired, wilson
+from cotdistill.reporting.resampling import difference
+from cotdistill.reporting.statistics import paired, wilson
 
 RESULTS = Path(__file__).parent / "results" / "generate.json"
 OURS, LITERAL, RAW = "ours: llama.cpp", "literal loop", "raw llama.cpp"

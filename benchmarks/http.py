@@ -32,9 +32,9 @@ from benchmarks.journal import questions, reasoning
 
 from cotdistill.engines import Sampling
 from cotdistill.engines.openai_server import OpenAIServerEngine
+from cotdistill.engines.server import Server
 from cotdistill.machine import origin
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
-from cotdistill.server import Server
 from cotdistill.trace import Trace, teach
 
 RESULTS = Path(__file__).parent / "results" / "http.json"

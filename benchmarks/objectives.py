@@ -20,11 +20,11 @@ import msgspec
 
 from cotdistill.journal import read_rows
 from cotdistill.machine import versions
-from cotdistill.manifest import Manifest
 from cotdistill.prediction import Prediction
 from cotdistill.question import load_questions
 from cotdistill.report import Facts, build_report
-from cotdistill.statistics import p_text
+from cotdistill.reporting.statistics import p_text
+from cotdistill.storage.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results" / "objectives"
 TEACHER, STUDENT = "qwen2.5-coder-1.5b-instruct", "smollm2-135m-instruct"

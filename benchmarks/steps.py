@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cotdistill.claim import claims_in
+from cotdistill.reading.claim import claims_in
 from cotdistill.steps import check_steps
 
 _NUMBER = r"[$€£]?\s?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)\s?%?"

@@ -225,7 +225,7 @@ def _trl(plan: dict[str, Any], directory: Path, output: Path) -> dict[str, Any]:
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from cotdistill.order import Order
+    from cotdistill.learning.order import Order
 
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     examples = _examples(plan, ChatTemplate(tokenizer))

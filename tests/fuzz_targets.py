@@ -13,24 +13,24 @@ import msgspec
 
 from cotdistill.answer import Answer, find_answer, kind_of, read_answer, same_answer
 from cotdistill.card import CARD, read_card
-from cotdistill.contamination import Contamination
 from cotdistill.journal import Journal, forget_errors, read_rows
-from cotdistill.judging import watched
-from cotdistill.kinds import KINDS
-from cotdistill.manifest import Manifest
+from cotdistill.judging.contamination import Contamination
+from cotdistill.judging.files import watched
+from cotdistill.judging.selection import drop_duplicates, keep
+from cotdistill.judging.vote import vote
 from cotdistill.pipeline import recipe_hash
 from cotdistill.prompt import load_few_shot, messages_for, prompt_hash
 from cotdistill.question import Question, load_questions
+from cotdistill.reading.kinds import KINDS
+from cotdistill.reading.symbolic import latex
 from cotdistill.recipe import Recipe, decode_recipe, dump_recipe, load_recipe
 from cotdistill.report import from_json
-from cotdistill.selection import drop_duplicates, keep
+from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.shown import one_line
 from cotdistill.steps import check_steps
-from cotdistill.symbolic import latex
+from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
-from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import Verdict, judge, judge_gold, taught_text
-from cotdistill.vote import vote
 
 _FOLDER = tempfile.TemporaryDirectory()
 atexit.register(_FOLDER.cleanup)

@@ -4,13 +4,13 @@ import random
 import re
 from pathlib import Path
 
-from cotdistill.disk import write_atomic
 from cotdistill.engines import Completion
 from cotdistill.journal import write_rows
-from cotdistill.manifest import Manifest
 from cotdistill.prediction import Prediction, graded
 from cotdistill.question import Question
 from cotdistill.recipe import decode_recipe, dump_recipe
+from cotdistill.storage.disk import write_atomic
+from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
 from cotdistill.verdict import judge
 

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cotdistill.across import Across, across
-from cotdistill.across_page import MARK
 from cotdistill.cli import app
 from cotdistill.errors import DataError
 from cotdistill.journal import read_rows, write_rows
 from cotdistill.prediction import Prediction
-from cotdistill.statistics import mcnemar
+from cotdistill.reporting.across import Across, across
+from cotdistill.reporting.across_page import MARK
+from cotdistill.reporting.statistics import mcnemar
 from synthetic_run import HOSTILE, make_run
 
 

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from cotdistill.answer import find_answer, gold_part, kind_of, read_answer, same_answer
 from cotdistill.grade import grade
-from cotdistill.kinds import KINDS
-from cotdistill.plain import plain
-from cotdistill.quantity import Quantity, read_number
 from cotdistill.question import Question
-from cotdistill.short_text import normal_text
+from cotdistill.reading.kinds import KINDS
+from cotdistill.reading.plain import plain
+from cotdistill.reading.quantity import Quantity, read_number
+from cotdistill.reading.short_text import normal_text
+from cotdistill.reading.units import unit_after, units_clash
 from cotdistill.steps import check_steps
-from cotdistill.units import unit_after, units_clash
 from cotdistill.verdict import judge_gold
 
 CORPUS = (Path(__file__).parent / "data/answers.jsonl").read_text("utf-8")

@@ -6,9 +6,9 @@ import pytest
 from cotdistill import pipeline
 from cotdistill.answer_only import answer_only_settings
 from cotdistill.errors import DataError
-from cotdistill.publication import publish
 from cotdistill.report import build_report
-from cotdistill.run_files import read_run
+from cotdistill.reporting.publication import publish
+from cotdistill.reporting.run_files import read_run
 from cotdistill.screen import Screen
 from cotdistill.settings.train import TrainSettings
 from cotdistill.status import status_of

@@ -7,9 +7,9 @@ from transformers import TrainerCallback
 from conftest import make_examples, on_cpu, teach, weights
 from cotdistill import training
 from cotdistill.adapter import load_adapter
-from cotdistill.best import held_out
 from cotdistill.errors import TrainingError
 from cotdistill.example import Example
+from cotdistill.learning.best import held_out
 from cotdistill.training import AnswerTrainer, Watch
 from test_training import farthest, interrupt_at, reference_loss
 

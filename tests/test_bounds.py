@@ -65,3 +65,21 @@ ENDLESS.append(ENDLESS)  # YAML can write it: &a [*a]
 def test_a_task_setting_that_no_file_can_hold_is_refused(value: Any) -> None:
     with pytest.raises(DataError):
         recipe("questions.held_out", tasks=[{"name": "chain_sum", "size": 3, "config": {"a": value}}])
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "bad", "possible"),
+    [
+        ("train", "optim", "adam", "adamw and adamw_8bit"),
+        ("train.auto", "rungs", ["sft", "stf"], "offline_kd, on_policy, reject_on_student, sft and step_by_step"),
+        ("evaluate", "baselines", ["two"], "few_shot, native and zero"),
+    ],
+)
+def test_a_word_that_is_none_of_a_few_gets_the_few_named(section: str, name: str, bad: Any, possible: str) -> None:
+    with pytest.raises(DataError, match=rf"{section}\.{name}.*possible are {possible}$"):
+        recipe(section, **{name: bad})
+
+
+def test_a_baseline_named_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="one twice"):
+        recipe("evaluate", baselines=["zero", "zero"])

@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from cotdistill.budget import Sample, Sizes, assumptions, budget
-from cotdistill.forecast import Forecast, Range, StageForecast, forecast
-from cotdistill.parameter_count import parameter_count
+from cotdistill.formats.parameter_count import parameter_count
+from cotdistill.learning.relation import Relation
+from cotdistill.plans.budget import Sample, Sizes, assumptions, budget
+from cotdistill.plans.forecast import Forecast, Range, StageForecast, forecast
 from cotdistill.recipe import Recipe, decode_recipe
-from cotdistill.relation import Relation
 
 SAMPLE = Sample(
     traces_each=1.0,

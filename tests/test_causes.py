@@ -3,9 +3,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cotdistill.causes import Evidence, likely_causes
 from cotdistill.prediction import Prediction
 from cotdistill.report import build_report
+from cotdistill.reporting.causes import Evidence, likely_causes
 from test_report import asked, row, rows, shown
 
 SOUND = Evidence(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import teach, weights
-from cotdistill.checkpoint import RECORD, newest, run_id, seal
+from cotdistill.learning.checkpoint import RECORD, newest, run_id, seal
 from cotdistill.training import AnswerTrainer
 
 LONG = {

@@ -22,7 +22,7 @@ def cotdistill(*words: str, code: str = "from cotdistill.cli import main; main()
 def test_help_imports_none_of_the_heavy_libraries():
     heavy = "torch transformers peft scipy xllamacpp reasoning_gym numpy"
     code = (
-        "import cotdistill.cli, cotdistill.table, cotdistill.stages.verify, cotdistill.verdict; "
+        "import cotdistill.cli, cotdistill.reporting.table, cotdistill.stages.verify, cotdistill.verdict; "
         f"print([m for m in {heavy!r}.split() if m in sys.modules])"
     )
     assert cotdistill(code=code).stdout.strip() == "[]"

@@ -7,17 +7,18 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from cotdistill import pipeline, teaching
-from cotdistill.across import across
-from cotdistill.disk import write_atomic
+from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import ResumeError, SetupError, TrainingError
 from cotdistill.example import Example
 from cotdistill.journal import write_rows
+from cotdistill.learning import teaching
 from cotdistill.recipe import decode_recipe
 from cotdistill.report import from_json
+from cotdistill.reporting.across import across
+from cotdistill.reporting.table import print_report
 from cotdistill.status import status_of
-from cotdistill.table import print_report
+from cotdistill.storage.disk import write_atomic
 from test_pipeline import recipe, solve, teacher  # noqa: F401
 
 GOOD = {"sft_short": 5, "sft": 8, "step_by_step_short": 4, "step_by_step": 8, "student": 9}

@@ -5,7 +5,7 @@ import random
 import msgspec
 import pytest
 
-from cotdistill.contamination import Contamination, Hit
+from cotdistill.judging.contamination import Contamination, Hit
 from cotdistill.question import Question
 
 TEST = [

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from cotdistill import conversion
-from cotdistill.conversion import SOURCE_FILE, is_converted, read_header, to_hugging_face
 from cotdistill.errors import SetupError
+from cotdistill.formats import conversion
+from cotdistill.formats.conversion import SOURCE_FILE, is_converted, read_header, to_hugging_face
 from cotdistill.identity import sha256_of
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -11,7 +11,7 @@ from cotdistill.difference import MOST_LISTED, difference
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
 from cotdistill.journal import write_rows
-from cotdistill.manifest import Manifest
+from cotdistill.storage.manifest import Manifest
 from cotdistill.verdict import Verdict
 from test_cli import cotdistill
 from test_pipeline import recipe, solve

@@ -15,9 +15,9 @@ import pytest
 from conftest import make_model, weights
 from cotdistill.errors import SetupError, UsageError
 from cotdistill.example import IGNORE
-from cotdistill.order import Order, blank
+from cotdistill.learning.order import Order, blank
+from cotdistill.learning.ranks import Ranks, here
 from cotdistill.pipeline import run
-from cotdistill.ranks import Ranks, here
 from cotdistill.recipe import load_recipe
 
 REPO = Path(__file__).resolve().parent.parent

@@ -9,15 +9,14 @@ import msgspec
 import pytest
 
 from cotdistill import pipeline
-from cotdistill.asking import asked_once
 from cotdistill.commands import generate as command
 from cotdistill.engines import Completion, Request, Sampling
 from cotdistill.engines.scripted import ScriptedEngine
+from cotdistill.engines.server import Server
 from cotdistill.errors import DataError, ResumeError, UsageError
 from cotdistill.journal import read_rows
-from cotdistill.manifest import Manifest
 from cotdistill.question import Question
-from cotdistill.server import Server
+from cotdistill.sampling.asking import asked_once
 from cotdistill.settings.generate import Escalate, Generate
 from cotdistill.settings.models import Models
 from cotdistill.settings.verify import Verify
@@ -26,6 +25,7 @@ from cotdistill.stages.generate import run_generate
 from cotdistill.stages.models import Teacher
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.status import status_of
+from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from conftest import make_examples, make_tokenizer, on_cpu, teach
-from cotdistill import merged as merging
 from cotdistill import pipeline
 from cotdistill.adapter import attach, load_adapter, save_adapter
 from cotdistill.card import AdapterCard, read_card
@@ -17,9 +16,10 @@ from cotdistill.commands.export import Quant, export
 from cotdistill.engines import Message, Request, Sampling
 from cotdistill.engines.opening import open_engine
 from cotdistill.errors import DataError, ResumeError, SetupError, UsageError
+from cotdistill.formats import merged as merging
+from cotdistill.formats.merged import merge, save_merged
 from cotdistill.hardware import place
 from cotdistill.identity import model_hash
-from cotdistill.merged import merge, save_merged
 from cotdistill.model import load_model
 from cotdistill.settings.lora import Lora
 from test_gguf_file import make_student

@@ -8,7 +8,7 @@ import pytest
 from cotdistill.commands.evaluate import evaluate
 from cotdistill.commands.generate import generate
 from cotdistill.commands.train import train
-from cotdistill.fingerprint import HARMLESS, changes, is_harmless
+from cotdistill.storage.fingerprint import HARMLESS, changes, is_harmless
 
 COUNTED = {
     "generate": {
@@ -48,8 +48,8 @@ def test_every_flag_counts_or_is_listed_as_harmless_and_never_both(command: Call
 
 
 def test_every_harmless_setting_is_one_there_is_and_has_a_reason() -> None:
+    from cotdistill.engines.server import Server
     from cotdistill.recipe import ReportSettings
-    from cotdistill.server import Server
 
     flags = {flag for command in (generate, evaluate, train) for flag in inspect.signature(command).parameters}
     there = flags | {*Server.__struct_fields__, *ReportSettings.__struct_fields__}

@@ -5,7 +5,7 @@ import torch
 
 from conftest import make_gpt2, on_cpu
 from cotdistill.adapter import attach
-from cotdistill.fused_lora import fuse, restore
+from cotdistill.learning.fused_lora import fuse, restore
 from cotdistill.settings.lora import Lora
 
 

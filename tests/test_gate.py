@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 from cotdistill import pipeline
 from cotdistill.cli import app
 from cotdistill.prediction import Prediction
-from cotdistill.publication import publish
 from cotdistill.recipe import Recipe
 from cotdistill.report import build_report
+from cotdistill.reporting.publication import publish
 from synthetic_run import SKILL, make_run
 from test_report import BASE, STUDENT, asked, rows
 

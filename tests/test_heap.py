@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cotdistill.heap import LARGE, give_back
+from cotdistill.learning.heap import LARGE, give_back
 
 
 def held() -> int:

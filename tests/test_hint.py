@@ -3,8 +3,8 @@
 import pytest
 
 from cotdistill.engines import Message
-from cotdistill.hint import tells, with_hint
 from cotdistill.question import Question
+from cotdistill.sampling.hint import tells, with_hint
 from cotdistill.trace import Trace
 from cotdistill.verdict import judge
 

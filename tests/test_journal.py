@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from cotdistill import journal as journal_module
-from cotdistill.disk import write_atomic
 from cotdistill.errors import DataError, ResumeError, SetupError
 from cotdistill.journal import Journal, encode_row, forget_errors, read_rows, write_rows
-from cotdistill.lock import locked
+from cotdistill.storage.disk import write_atomic
+from cotdistill.storage.lock import locked
 
 
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,7 +39,7 @@ def ids(path: Path) -> list[str]:
 
 HOLD = """
 import sys, time
-from cotdistill.lock import locked
+from cotdistill.storage.lock import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

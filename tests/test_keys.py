@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotdistill.keys import Keys
+from cotdistill.storage.keys import Keys
 
 ACTIONS = st.lists(st.tuples(st.sampled_from(["add", "discard"]), st.text(max_size=2) | st.just("\ud800")), max_size=60)
 

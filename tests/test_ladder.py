@@ -3,7 +3,7 @@
 import pytest
 
 from cotdistill.errors import UsageError
-from cotdistill.ladder import best_of, closest, refuse_alone, short_of, survivors, trial, z
+from cotdistill.learning.ladder import best_of, closest, refuse_alone, short_of, survivors, trial, z
 
 
 def marks(right: int, n: int = 12, first: int = 0) -> list[bool]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from conftest import make_examples, on_cpu
 from cotdistill.example import IGNORE, Example
-from cotdistill.layout import pack, pad, split
+from cotdistill.learning.layout import pack, pad, split
 
 ids = st.lists(st.integers(0, 3), min_size=1, max_size=12)
 examples = st.lists(

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from conftest import CHATML, LLAMA, THINK, adding_bos, make_tokenizer
-from cotdistill import lint as linting
 from cotdistill import pipeline
 from cotdistill.commands.train import Optimizer, Tracker, train
 from cotdistill.errors import SetupError, TrainingError, UsageError
 from cotdistill.example import Example, Examples, build_examples
-from cotdistill.lint import check_packages, lint
+from cotdistill.learning import lint as linting
+from cotdistill.learning.lint import check_packages, lint
 from cotdistill.question import Question
 from cotdistill.settings.train import TrainSettings
 from cotdistill.template import ChatTemplate

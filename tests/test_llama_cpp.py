@@ -103,12 +103,16 @@ def test_threads_are_as_many_as_this_process_may_use(server, tmp_path, monkeypat
     from cotdistill.engines import llama_cpp
 
     monkeypatch.setattr(llama_cpp.os, "cpu_count", lambda: 64)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(llama_cpp, "machine", lambda: types.SimpleNamespace(cores=3))
     llama_cpp.LlamaCppEngine(tmp_path / "model.gguf")
     assert server[0].parameters.cpuparams.n_threads == server[0].parameters.cpuparams_batch.n_threads == 3
     monkeypatch.setattr(llama_cpp.os, "cpu_count", lambda: 3)
     llama_cpp.LlamaCppEngine(tmp_path / "model.gguf")
     assert not hasattr(server[1].parameters.cpuparams, "n_threads")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as Ray does, whose workers share a machine
+    llama_cpp.LlamaCppEngine(tmp_path / "model.gguf")
+    assert server[2].parameters.cpuparams.n_threads == 2
 
 
 def test_a_request_that_fails_is_an_error_row_and_the_others_are_answered(engine):

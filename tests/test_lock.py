@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cotdistill.errors import ResumeError
-from cotdistill.lock import Holder, holder_of, locked
+from cotdistill.storage.lock import Holder, holder_of, locked
 
 FOREIGN = '{"host": "elsewhere", "pid": %d, "started": "2025-03-01T12:00:00+00:00"}'
 

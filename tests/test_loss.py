@@ -5,11 +5,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from conftest import make_examples, make_gpt2, make_model, on_cpu
-from cotdistill import chunked
 from cotdistill.adapter import attach
-from cotdistill.chunked import nll
 from cotdistill.example import IGNORE, Example
-from cotdistill.loss import AnswerLoss, choose
+from cotdistill.learning import chunked
+from cotdistill.learning.chunked import nll
+from cotdistill.learning.loss import AnswerLoss, choose
 from cotdistill.settings.lora import Lora
 
 WAYS = [{"packed": True, "chunked": True}, {"packed": False, "chunked": True}, {"packed": False, "chunked": False}]

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cotdistill import manifest as manifest_module
 from cotdistill.errors import DataError, ResumeError
 from cotdistill.machine import origin
-from cotdistill.manifest import Manifest, file_hash, input_of, record_of
+from cotdistill.storage import manifest as manifest_module
+from cotdistill.storage.manifest import Manifest, file_hash, input_of, record_of
 
 SETTINGS = {"model": "a", "sampling": {"temperature": 0.2, "stop": ("\n",)}, "batch_size": 8, "path": Path("x")}
 

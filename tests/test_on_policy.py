@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from conftest import make_examples, make_model, on_cpu
-from cotdistill.loss import AnswerLoss
-from cotdistill.on_policy import OnPolicy
+from cotdistill.learning.loss import AnswerLoss
+from cotdistill.learning.on_policy import OnPolicy
+from cotdistill.learning.teacher_scores import Scores, Teacher, shared_ids
 from cotdistill.settings.objective import OnPolicySettings
-from cotdistill.teacher_scores import Scores, Teacher, shared_ids
 from test_loss import WAYS, adapted, gradients
 from test_objectives import naive_jsd, pooled
 from test_terms import row_logits, run, whole_loss

@@ -20,17 +20,17 @@ import msgspec
 import pytest
 import yaml
 
-from cotdistill.api_key import ApiKey, key_for
 from cotdistill.engines import Completion, Message, Request, Sampling
+from cotdistill.engines.api_key import ApiKey, key_for
 from cotdistill.engines.endpoint import Endpoint, Reception
 from cotdistill.engines.openai_server import OpenAIServerEngine
+from cotdistill.engines.server import Server
 from cotdistill.engines.server_reply import LONGEST_WAIT, Again, retry_after
 from cotdistill.errors import DataError, SetupError
 from cotdistill.evaluation import Contestant, evaluate_all
 from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
 from cotdistill.recipe import decode_recipe, dump_recipe
-from cotdistill.server import Server
 from cotdistill.stages.models import identify
 from cotdistill.trace import Trace, teach
 from server_double import ServerDouble, answers, completion, drips, drops, echoes, fails, hangs, says

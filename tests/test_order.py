@@ -2,7 +2,7 @@
 
 import pytest
 
-from cotdistill.order import Order
+from cotdistill.learning.order import Order
 
 LENGTHS = [17 * i % 101 + 20 for i in range(45)]
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cotdistill import browse, chart, page
-from cotdistill.browse import pieces, unpack
 from cotdistill.errors import DataError
-from cotdistill.model_card import MARK, shareable
-from cotdistill.publication import publish
 from cotdistill.report import from_json
-from cotdistill.run_files import read_run, report_of
-from cotdistill.statistics import Paired
-from cotdistill.tabular import tabular
+from cotdistill.reporting import browse, chart, page
+from cotdistill.reporting.browse import pieces, unpack
+from cotdistill.reporting.model_card import MARK, shareable
+from cotdistill.reporting.publication import publish
+from cotdistill.reporting.run_files import read_run, report_of
+from cotdistill.reporting.statistics import Paired
+from cotdistill.reporting.tabular import tabular
 from synthetic_run import HOSTILE, make_run
 
 
@@ -181,7 +181,7 @@ def test_a_report_is_built_from_the_files_alone_and_is_the_same_again(made):
 
 def test_rebuilding_imports_neither_torch_nor_an_engine(made):
     code = (
-        "import sys; from pathlib import Path; from cotdistill.publication import publish; publish(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from cotdistill.reporting.publication import publish; publish(Path(sys.argv[1]));"
         "print(sorted({'torch', 'transformers', 'xllamacpp', 'reasoning_gym', 'httpx', 'scipy.stats'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(made)], capture_output=True, text=True, check=True)
@@ -211,7 +211,7 @@ def test_a_card_that_somebody_edited_stays(made):
 def cotdistill(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cotdistill.cli", *words], capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(Path(page.__file__).parent.parent), **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(page.__file__).parents[2]), **environment},
     )  # fmt: skip
 
 

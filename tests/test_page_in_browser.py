@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cotdistill import browse, page
-from cotdistill.publication import publish
-from cotdistill.run_files import read_run, report_of
+from cotdistill.reporting import browse, page
+from cotdistill.reporting.publication import publish
+from cotdistill.reporting.run_files import read_run, report_of
 from synthetic_run import make_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")

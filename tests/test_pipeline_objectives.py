@@ -142,6 +142,28 @@ def test_the_command_keeps_the_teachers_scores_beside_the_traces(tiny, other, tm
 
 
 @pytest.mark.parametrize(
+    ("objective", "flags", "settings"),
+    [
+        ("on_policy", "--student_share 0.25 --beta 1 --top_k 8 --max_new_tokens 40",
+         {"student_share": 0.25, "beta": 1.0, "top_k": 8, "max_new_tokens": 40}),
+        ("offline_kd", "--teacher_weight 0.75 --top_k 8", {"weight": 0.75, "top_k": 8}),
+    ],
+)  # fmt: skip
+def test_the_flags_of_an_objective_are_its_settings(tiny, other, tmp_path, monkeypatch, objective, flags, settings):
+    seen = {}
+
+    def nothing(*_, settings, **__):
+        seen.update(msgspec.to_builtins(settings))
+        return {"examples": 0, "steps": 0, "targets": "", "losses": [(0, 0.0)]}
+
+    monkeypatch.setattr("cotdistill.stages.train.run_train", nothing)
+    done = command(tiny, tmp_path, "--objective", objective, "--teacher_model", str(other), *flags.split())
+    assert done.exit_code == 0, done.output
+    assert seen[objective] == settings
+    assert seen["objective"] == objective
+
+
+@pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--objective", "on_policy"], "--teacher_model"),

@@ -10,11 +10,11 @@ from rich.console import Console
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, NotWorthIt, ResumeError
-from cotdistill.plan import Plan, chosen, lines
+from cotdistill.plans.plan import Plan, chosen, lines
 from cotdistill.question import Question
 from cotdistill.recipe import without_plan
+from cotdistill.reporting.table import print_report
 from cotdistill.status import status_of
-from cotdistill.table import print_report
 from test_pipeline import recipe, solve, teacher  # noqa: F401
 
 CONFIG = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}

@@ -10,8 +10,8 @@ from cotdistill.commands.evaluate import evaluate
 from cotdistill.commands.generate import generate
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, ResumeError
-from cotdistill.manifest import Manifest
 from cotdistill.stages import models
+from cotdistill.storage.manifest import Manifest
 from test_pipeline import recipe, solve
 
 

@@ -11,8 +11,8 @@ from cotdistill.errors import DataError
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.report import Facts, Report, build_report, compare, from_json, to_json
-from cotdistill.score import metrics, summarize
-from cotdistill.table import percent, plain, points, print_report
+from cotdistill.reporting.score import metrics, summarize
+from cotdistill.reporting.table import percent, plain, points, print_report
 
 
 def row(key: str, outcome: str = "right", **changes: object) -> Prediction:

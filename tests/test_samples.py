@@ -2,9 +2,9 @@ from itertools import combinations
 
 import pytest
 
-from cotdistill.samples import majority, pass_at, pass_curve
-from cotdistill.score import summarize
-from cotdistill.tabular import tabular
+from cotdistill.reporting.samples import majority, pass_at, pass_curve
+from cotdistill.reporting.score import summarize
+from cotdistill.reporting.tabular import tabular
 from test_report import asked, build_report, row, shown
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cotdistill.judging import with_verdicts
+from cotdistill.judging.files import with_verdicts
 from cotdistill.verdict import Verdict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

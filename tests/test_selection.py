@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from cotdistill.selection import NEAR, drop_duplicates, keep, shingles, similarity
+from cotdistill.judging.selection import NEAR, drop_duplicates, keep, shingles, similarity
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 

@@ -3,12 +3,13 @@
 import msgspec
 import pytest
 
-from cotdistill import pipeline, teaching
+from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
 from cotdistill.journal import write_rows
+from cotdistill.learning import teaching
+from cotdistill.learning.self_samples import TRACES, VERDICTS, own_pairs, refuse_unconfirmed
 from cotdistill.question import Question
-from cotdistill.self_samples import TRACES, VERDICTS, own_pairs, refuse_unconfirmed
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.train import run_train
 from cotdistill.trace import Trace

@@ -13,9 +13,9 @@ import pytest
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
-from cotdistill.lock import locked
-from cotdistill.manifest import Manifest
 from cotdistill.status import Status, status_of
+from cotdistill.storage.lock import locked
+from cotdistill.storage.manifest import Manifest
 from test_cli import cotdistill
 from test_pipeline import recipe, solve
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotdistill.expression import evaluate
-from cotdistill.item import items_of
+from cotdistill.reading.expression import evaluate
+from cotdistill.reading.item import items_of
 from cotdistill.steps import Steps, check_steps
 
 TRUE = [

@@ -12,12 +12,12 @@ from multiprocessing import get_context
 
 import pytest
 
-from cotdistill import symbolic
 from cotdistill.answer import read_answer
 from cotdistill.grade import Grade, grade
 from cotdistill.question import Question
-from cotdistill.symbolic import Pool, latex, same_symbolic
-from cotdistill.symbolic_worker import _HARMLESS
+from cotdistill.reading import symbolic
+from cotdistill.reading.symbolic import Pool, latex, same_symbolic
+from cotdistill.reading.symbolic_worker import _HARMLESS
 
 needs_extra = pytest.mark.skipif(importlib.util.find_spec("math_verify") is None, reason="needs the math extra")
 BOMB = "9^{9^{9^9}}"
@@ -127,7 +127,7 @@ def test_every_thread_process_and_event_loop_gets_the_same_answers():
 @needs_extra
 def test_sympy_is_never_imported_here():
     code = (
-        "import sys; from cotdistill.symbolic import same_symbolic; assert same_symbolic('2x', 'x + x') is True;"
+        "import sys; from cotdistill.reading.symbolic import same_symbolic; assert same_symbolic('2x', 'x + x') is True;"
         "assert not {'sympy', 'math_verify'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

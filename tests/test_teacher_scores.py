@@ -7,8 +7,8 @@ import torch
 from conftest import LLAMA, make_examples, make_gpt2, make_model, make_tokenizer, on_cpu
 from cotdistill.errors import DataError, SetupError, TrainingError
 from cotdistill.example import Example
-from cotdistill.scoring_teacher import TeacherFiles, fitting
-from cotdistill.teacher_scores import Teacher, shared_ids, stored_scores
+from cotdistill.learning.scoring_teacher import TeacherFiles, fitting
+from cotdistill.learning.teacher_scores import Teacher, shared_ids, stored_scores
 from test_terms import row_logits
 
 
@@ -109,7 +109,7 @@ def test_scores_are_made_once_and_reused_for_the_same_tokens(other, tiny, tmp_pa
 
 
 def test_a_kill_costs_only_what_was_not_yet_written(other, tiny, tmp_path, monkeypatch):
-    from cotdistill import teacher_scores
+    from cotdistill.learning import teacher_scores
 
     monkeypatch.setattr(teacher_scores, "SAVE_EVERY", 2)
     monkeypatch.setattr(teacher_scores, "AT_ONCE", 1)

@@ -7,12 +7,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from conftest import make_examples, on_cpu, teach
-from cotdistill import chunked
 from cotdistill.errors import TrainingError
 from cotdistill.example import IGNORE, Example
-from cotdistill.loss import AnswerLoss
-from cotdistill.teacher_scores import Scores
-from cotdistill.terms import OfflineKd, StepByStep, Terms
+from cotdistill.learning import chunked
+from cotdistill.learning.loss import AnswerLoss
+from cotdistill.learning.teacher_scores import Scores
+from cotdistill.learning.terms import OfflineKd, StepByStep, Terms
 from test_loss import WAYS, adapted, gradients
 from test_training import interrupt_at
 

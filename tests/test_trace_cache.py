@@ -10,12 +10,12 @@ from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.cached import CachedEngine
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import read_rows
-from cotdistill.manifest import Manifest
 from cotdistill.question import Question
+from cotdistill.sampling.trace_cache import TraceCache
 from cotdistill.settings.generate import Generate
 from cotdistill.stages.generate import run_generate
+from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
-from cotdistill.trace_cache import TraceCache
 
 GREEDY = Sampling(max_new_tokens=9)
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from cotdistill.journal import encode_row
-from cotdistill.judging import judge_question
+from cotdistill.judging.files import judge_question
 from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
 from cotdistill.settings.verify import Verify

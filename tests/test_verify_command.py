@@ -13,7 +13,7 @@ from cotdistill.cli import app
 from cotdistill.dataset import load_dataset
 from cotdistill.errors import CotdistillError, DataError, ResumeError, UsageError
 from cotdistill.question import Question
-from cotdistill.trace_file import TraceFile
+from cotdistill.sampling.trace_file import TraceFile
 
 SRC = str(Path(__file__).resolve().parent.parent / "src")
 
@@ -162,7 +162,7 @@ def test_the_audit_holds_what_two_methods_disagree_on_and_nothing_else(verify):
 
 
 def test_the_audit_asks_the_symbolic_comparator_where_there_is_one(verify, monkeypatch):
-    monkeypatch.setattr("cotdistill.audit.same_symbolic", lambda a, b: {a, b} == {"0.5", "50%"} or None)
+    monkeypatch.setattr("cotdistill.judging.audit.same_symbolic", lambda a, b: {a, b} == {"0.5", "50%"} or None)
     write(Path("t.jsonl"), made(A, "Final Answer: 50%", answer="0.5"), made(B, "Final Answer: 49", answer="50"))
     summary, statuses = verify("--audit", "a.jsonl")
     assert statuses == ["ambiguous", "wrong"]

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from cotdistill.judging.vote import vote
 from cotdistill.question import Question
 from cotdistill.trace import Trace
 from cotdistill.verdict import judge
-from cotdistill.vote import vote
 
 ASKED = Question("q", "How fast is the train?")
 

@@ -12,12 +12,12 @@ import msgspec
 import torch
 
 from cotdistill.card import CARD, AdapterCard, read_card
-from cotdistill.disk import write_atomic
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
+from cotdistill.learning.ranks import here
 from cotdistill.model import Model, linear_names
-from cotdistill.ranks import here
 from cotdistill.settings.lora import Lora
+from cotdistill.storage.disk import write_atomic
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 WEIGHTS = "adapter_model.safetensors"

@@ -15,12 +15,12 @@ from functools import lru_cache
 
 import msgspec
 
-from cotdistill import kinds
-from cotdistill.kinds import MAX_ANSWER, MAX_LIST, Value, kind_of, same_value
-from cotdistill.lenient import last_answer
-from cotdistill.marker import MARKERS, STOPS, cleaned, marked_in, spoken
-from cotdistill.plain import plain
-from cotdistill.quantity import NUMBER, Status
+from cotdistill.reading import kinds
+from cotdistill.reading.kinds import MAX_ANSWER, MAX_LIST, Value, kind_of, same_value
+from cotdistill.reading.lenient import last_answer
+from cotdistill.reading.marker import MARKERS, STOPS, cleaned, marked_in, spoken
+from cotdistill.reading.plain import plain
+from cotdistill.reading.quantity import NUMBER, Status
 
 __all__ = ["MARKERS", "STOPS", "Answer", "find_answer", "gold_part", "kind_of", "read_answer", "same_answer"]
 

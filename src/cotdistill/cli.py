@@ -16,10 +16,10 @@ import typer
 
 from cotdistill import __version__
 from cotdistill.commands import evaluate, export, generate, inspect, models, plan, runs, train, verify
-from cotdistill.disk import cannot
 from cotdistill.errors import CotdistillError
 from cotdistill.interrupt import EXIT_CODE, INTERRUPTED, stop_in_time
 from cotdistill.shown import visible
+from cotdistill.storage.disk import cannot
 
 SETTINGS: dict[str, Any] = {"token_normalize_func": lambda token: token.replace("-", "_")}
 """``--num-epochs`` is ``--num_epochs``."""

@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.journal import read_rows
-from cotdistill.judging import judge_question
+from cotdistill.judging.files import judge_question
 from cotdistill.question import Question
+from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import teaching_pairs
 from cotdistill.trace import Trace
-from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import Verdict
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 
 from cotdistill.errors import DataError
-from cotdistill.fingerprint import differing
 from cotdistill.journal import whole_rows
-from cotdistill.manifest import Manifest, record_of
 from cotdistill.prediction import Prediction
 from cotdistill.recipe import decode_recipe
-from cotdistill.score import is_correct
+from cotdistill.reporting.score import is_correct
+from cotdistill.storage.fingerprint import differing
+from cotdistill.storage.manifest import Manifest, record_of
 from cotdistill.verdict import Verdict
 
 MOST_LISTED = 20

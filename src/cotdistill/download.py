@@ -19,14 +19,14 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from cotdistill.catalog import CatalogModel, find_model, names
-from cotdistill.conversion import (
+from cotdistill.errors import SetupError
+from cotdistill.formats.conversion import (
     disk_errors,
     is_converted,
     refuse_other_model,
     require_space,
     to_hugging_face,
 )
-from cotdistill.errors import SetupError
 from cotdistill.identity import sha256_of
 from cotdistill.sources import Progress, Unavailable, from_hub, from_wheels, size_of
 

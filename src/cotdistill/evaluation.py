@@ -7,25 +7,25 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.disk import write_atomic
 from cotdistill.engines import Engine, EngineName
 from cotdistill.engines.opening import find_gguf, open_engine, opened_late, student_engine, takes_gguf
+from cotdistill.engines.server import Server
 from cotdistill.errors import SetupError
-from cotdistill.lock import locked
 from cotdistill.machine import versions
-from cotdistill.manifest import Manifest, input_of
 from cotdistill.overlap import refuse_shown
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import SYSTEM_PROMPT, Shot
 from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.report import Facts, build_report, to_json
-from cotdistill.score import metrics
-from cotdistill.server import Server
+from cotdistill.reporting.score import metrics
 from cotdistill.settings.evaluate import Evaluate
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.models import identify, teacher_engine
+from cotdistill.storage.disk import write_atomic
+from cotdistill.storage.lock import locked
+from cotdistill.storage.manifest import Manifest, input_of
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _conclude(
 ) -> None:
     from rich.console import Console
 
-    from cotdistill.table import print_report
+    from cotdistill.reporting.table import print_report
 
     ids = [question.id for question in questions]
     for one in contestants:

@@ -3,12 +3,12 @@
 import logging
 from pathlib import Path
 
-from cotdistill.disk import write_atomic
 from cotdistill.errors import SetupError
-from cotdistill.gguf_file import adds_bos, check_writable, write_gguf
-from cotdistill.merged import Merged, merge, refuse_existing, save_merged
-from cotdistill.modelfile import modelfile
-from cotdistill.quantisation import Quant
+from cotdistill.formats.gguf_file import adds_bos, check_writable, write_gguf
+from cotdistill.formats.merged import Merged, merge, refuse_existing, save_merged
+from cotdistill.formats.modelfile import modelfile
+from cotdistill.formats.quantisation import Quant
+from cotdistill.storage.disk import write_atomic
 
 log = logging.getLogger(__name__)
 

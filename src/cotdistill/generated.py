@@ -19,8 +19,8 @@ import msgspec
 from cotdistill.bounds import Count
 from cotdistill.errors import DataError, SetupError
 from cotdistill.overlap import words
-from cotdistill.plain import plain
 from cotdistill.question import Question, content_id
+from cotdistill.reading.plain import plain
 
 STRIDE = 1_000_000
 DRAWS_PER_QUESTION = 50

@@ -13,9 +13,9 @@ from typing import TypeAlias
 import msgspec
 
 from cotdistill.answer import MARKERS, Answer, find_answer, read_answer, same_answer
-from cotdistill.kinds import KINDS, kind_of
-from cotdistill.quantity import Quantity
 from cotdistill.question import Question
+from cotdistill.reading.kinds import KINDS, kind_of
+from cotdistill.reading.quantity import Quantity
 
 Symbolic: TypeAlias = Callable[[str, str], bool | None]
 """Whether two symbolic answers are the same; None if it cannot say."""

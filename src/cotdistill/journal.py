@@ -19,10 +19,10 @@ from typing import Generic, Self, TypeVar
 
 import msgspec
 
-from cotdistill.disk import cannot, replace, sync_directory
 from cotdistill.errors import DataError, SetupError
-from cotdistill.keys import Keys
-from cotdistill.lock import locked
+from cotdistill.storage.disk import cannot, replace, sync_directory
+from cotdistill.storage.keys import Keys
+from cotdistill.storage.lock import locked
 
 T = TypeVar("T", bound=msgspec.Struct)
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from cotdistill.errors import DataError
-from cotdistill.plain import plain
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
+from cotdistill.reading.plain import plain
 
 
 class Overlap(msgspec.Struct, frozen=True):

@@ -20,27 +20,25 @@ import msgspec
 
 from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.answer_only import train_answer_only
-from cotdistill.disk import write_atomic
 from cotdistill.engines import Engine
 from cotdistill.engines.opening import open_engine, opened_late, student_engine, takes_gguf
+from cotdistill.engines.server import Server
 from cotdistill.errors import DataError, NotWorthIt
+from cotdistill.learning.lint import check_packages
+from cotdistill.learning.ranks import here
+from cotdistill.learning.teaching import Teaching
 from cotdistill.line_up import Asked, line_up
-from cotdistill.lint import check_packages
-from cotdistill.lock import locked
-from cotdistill.manifest import Manifest, file_hash, input_of
 from cotdistill.overlap import refuse_shown
-from cotdistill.plan import BASE, Plan, lines
-from cotdistill.planning import Planning, run_plan
+from cotdistill.plans.plan import BASE, Plan, lines
+from cotdistill.plans.planning import Planning, run_plan
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, load_few_shot
-from cotdistill.publication import publish
 from cotdistill.question import Question
-from cotdistill.ranks import here
 from cotdistill.recipe import Recipe, dump_recipe, load_recipe
 from cotdistill.report import Report
-from cotdistill.run_files import EXPORT
+from cotdistill.reporting.publication import publish
+from cotdistill.reporting.run_files import EXPORT
 from cotdistill.screen import watched
-from cotdistill.server import Server
 from cotdistill.sets import Sets, make_sets
 from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.settings.generate import Generate
@@ -51,7 +49,9 @@ from cotdistill.stages.generate import run_generate
 from cotdistill.stages.likelihoods import run_likelihoods
 from cotdistill.stages.models import OpenEngine, Teacher, identify, teacher_engine
 from cotdistill.stages.verify import run_verify
-from cotdistill.teaching import Teaching
+from cotdistill.storage.disk import write_atomic
+from cotdistill.storage.lock import locked
+from cotdistill.storage.manifest import Manifest, file_hash, input_of
 
 log = logging.getLogger(__name__)
 

@@ -263,7 +263,7 @@ def _text(where: str, key: str, value: object) -> str | None:
 
 def check_golds(questions: Iterable[Question]) -> None:
     """Raise ``DataError`` naming up to five questions whose gold our own reader cannot find or match."""
-    from cotdistill.symbolic import same_symbolic  # late: a question loads without its judges
+    from cotdistill.reading.symbolic import same_symbolic  # late: a question loads without its judges
     from cotdistill.verdict import judge_gold
 
     bad = [f"{question.id} ({reason})" for question in questions if (reason := judge_gold(question, same_symbolic))]

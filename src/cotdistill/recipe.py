@@ -17,6 +17,7 @@ import yaml
 
 from cotdistill.bounds import PlanQuestions
 from cotdistill.errors import DataError, UsageError
+from cotdistill.settings.choices import with_choices
 from cotdistill.settings.evaluate import Evaluate, baselines_in
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
@@ -83,7 +84,7 @@ def decode_recipe(data: object, where: str) -> Recipe:
         recipe = msgspec.convert(data, type=Recipe)
         msgspec.json.encode(recipe)  # what a task's config holds is known here only by trying
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{where}: {error}") from error
+        raise DataError(f"{where}: {with_choices(str(error), Recipe)}") from error
     return recipe
 
 

@@ -17,15 +17,15 @@ from typing import Any
 
 import msgspec
 
-from cotdistill.causes import Cause, likely_causes
 from cotdistill.errors import DataError
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
-from cotdistill.resampling import Interval, difference, gap
-from cotdistill.score import ModelScore, first_samples_of, is_correct, summarize
+from cotdistill.reporting.causes import Cause, likely_causes
+from cotdistill.reporting.resampling import Interval, difference, gap
+from cotdistill.reporting.score import ModelScore, first_samples_of, is_correct, summarize
+from cotdistill.reporting.slices import Slice, slices
+from cotdistill.reporting.statistics import Decision, Paired, decide, gap_closed, p_text, paired
 from cotdistill.settings.evaluate import ANSWER_ONLY
-from cotdistill.slices import Slice, slices
-from cotdistill.statistics import Decision, Paired, decide, gap_closed, p_text, paired
 
 FIRST_MODELS = ("base", "base_few_shot", "base_native", "student", ANSWER_ONLY, "teacher")
 ASKED = {"base_few_shot": "asked with the worked examples", "base_native": "asked with its own default prompt"}

@@ -16,16 +16,16 @@ import msgspec
 
 from cotdistill.answer_only import ADAPTER
 from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
+from cotdistill.engines.server import Server
 from cotdistill.errors import DataError
 from cotdistill.journal import whole_rows
-from cotdistill.lock import Holder, holder_of
-from cotdistill.manifest import Manifest, record_of
-from cotdistill.plan import BASE
+from cotdistill.plans.plan import BASE
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, decode_recipe
-from cotdistill.server import Server
 from cotdistill.settings.evaluate import ANSWER_ONLY
+from cotdistill.storage.lock import Holder, holder_of
+from cotdistill.storage.manifest import Manifest, record_of
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 

@@ -17,10 +17,10 @@ from itertools import pairwise
 
 import msgspec
 
-from cotdistill.claim import Claim, claims_in
-from cotdistill.expression import evaluate
-from cotdistill.item import Exact, Item, words_of
-from cotdistill.units import KNOWN, singular
+from cotdistill.reading.claim import Claim, claims_in
+from cotdistill.reading.expression import evaluate
+from cotdistill.reading.item import Exact, Item, words_of
+from cotdistill.reading.units import KNOWN, singular
 
 MAX_CLAIMS = 300
 

@@ -19,21 +19,21 @@ from transformers.trainer_callback import PrinterCallback
 
 from cotdistill import machine
 from cotdistill.adapter import attach, save_adapter
-from cotdistill.best import Best, held_out
 from cotdistill.card import AdapterCard
-from cotdistill.checkpoint import EVERY, Seal, newest, run_id
-from cotdistill.disk import explained
 from cotdistill.errors import TrainingError
 from cotdistill.example import Example, answer_tokens
 from cotdistill.hardware import Placement
-from cotdistill.heap import give_back
 from cotdistill.identity import model_hash
-from cotdistill.loss import AnswerLoss, choose
+from cotdistill.learning.best import Best, held_out
+from cotdistill.learning.checkpoint import EVERY, Seal, newest, run_id
+from cotdistill.learning.heap import give_back
+from cotdistill.learning.loss import AnswerLoss, choose
+from cotdistill.learning.order import Order, blank
+from cotdistill.learning.ranks import here
+from cotdistill.learning.terms import Terms
 from cotdistill.model import Model
-from cotdistill.order import Order, blank
-from cotdistill.ranks import here
 from cotdistill.settings.train import TrainSettings
-from cotdistill.terms import Terms
+from cotdistill.storage.disk import explained
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ import msgspec
 
 from cotdistill.answer import Answer, find_answer, same_answer
 from cotdistill.grade import Symbolic, gold_of, matches, percent_unclear
-from cotdistill.hint import tells
-from cotdistill.kinds import KINDS
-from cotdistill.marker import MARKERS, run_on
+from cotdistill.judging.step_count import step_count
 from cotdistill.question import Question
-from cotdistill.step_count import step_count
+from cotdistill.reading.kinds import KINDS
+from cotdistill.reading.marker import MARKERS, run_on
+from cotdistill.sampling.hint import tells
 from cotdistill.steps import check_steps
 from cotdistill.trace import Trace
 

@@ -231,7 +231,7 @@ def _names(directory: Path) -> list[str]:
 
 
 def _turn_the_clock_back() -> None:
-    from cotdistill import lock, manifest
+    from cotdistill.storage import lock, manifest
 
     real, jumps = time.time, [0]
 

@@ -79,20 +79,20 @@ def generate(
 
     Traces go to OUTPUT_FILE, verdicts beside it. The same command goes on where it was stopped.
     """
-    from cotdistill.asking import asked_once
     from cotdistill.engines import Sampling
     from cotdistill.engines.opening import engine_name, takes_gguf
     from cotdistill.errors import SetupError, UsageError
-    from cotdistill.lock import locked
-    from cotdistill.manifest import Manifest, input_of
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
+    from cotdistill.sampling.asking import asked_once
     from cotdistill.settings.generate import Escalate, Generate
     from cotdistill.settings.models import Models
     from cotdistill.settings.verify import Verify
     from cotdistill.stages.generate import run_generate
     from cotdistill.stages.models import Teacher, identify, teacher_engine
     from cotdistill.stages.verify import run_verify
+    from cotdistill.storage.lock import locked
+    from cotdistill.storage.manifest import Manifest, input_of
 
     do_sample = do_sample and temperature > 0
     if num_samples > 1 and not do_sample:

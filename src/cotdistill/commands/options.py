@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cotdistill.engines.opening import ENGINES
+from cotdistill.engines.server import Server
 from cotdistill.errors import UsageError
-from cotdistill.server import Server
 
 SystemPrompt = Annotated[str, typer.Option("--system_prompt", help="What every prompt begins with.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Most tokens of one answer.")]

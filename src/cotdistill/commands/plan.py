@@ -22,7 +22,7 @@ def plan(
     Exits 3 where it finds that the recipe cannot help. `run` begins with the same and asks nothing again.
     """
     from cotdistill.errors import NotWorthIt
-    from cotdistill.plan import lines
+    from cotdistill.plans.plan import lines
     from cotdistill.recipe import load_recipe, with_name, with_seed
 
     resolved = load_recipe(recipe)

@@ -70,8 +70,8 @@ def report(
 
     Writes 7_report.json, 7_report.html and the adapter's model card. Loads no model.
     """
-    from cotdistill.publication import publish
-    from cotdistill.tabular import check_format, tabular
+    from cotdistill.reporting.publication import publish
+    from cotdistill.reporting.tabular import check_format, tabular
 
     check_format(form)
     result = publish(directory)
@@ -91,9 +91,9 @@ def compare(
     """
     from rich.console import Console
 
-    from cotdistill.across import across
-    from cotdistill.across_page import print_across, write_page
     from cotdistill.errors import UsageError
+    from cotdistill.reporting.across import across
+    from cotdistill.reporting.across_page import print_across, write_page
 
     if len(directories) < 2:
         raise UsageError("compare needs two runs or more: cotdistill compare RUN_A RUN_B")
@@ -107,7 +107,7 @@ def view(directory: RunDirectory) -> None:
     """Open the page of a run in the browser, and print where it is."""
     import webbrowser
 
-    from cotdistill.publication import PAGE, publish
+    from cotdistill.reporting.publication import PAGE, publish
 
     page = directory / PAGE
     if not page.is_file():
@@ -132,6 +132,6 @@ def chat(
 def _print(result: "Report") -> None:
     from rich.console import Console
 
-    from cotdistill.table import print_report
+    from cotdistill.reporting.table import print_report
 
     print_report(result, Console())

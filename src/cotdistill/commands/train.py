@@ -94,6 +94,21 @@ def train(
     teacher_model: Annotated[
         str | None, typer.Option("--teacher_model", help="on_policy, offline_kd: who scores each token.")
     ] = None,
+    student_share: Annotated[
+        float, typer.Option("--student_share", min=0.0, max=1.0, help="on_policy: rows that the student writes itself.")
+    ] = 0.5,
+    beta: Annotated[
+        float, typer.Option("--beta", min=0.0, max=1.0, help="on_policy: 0 is KL(teacher || student), 1 the reverse.")
+    ] = 0.5,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max_new_tokens", min=1, help="on_policy: longest text that the student writes.")
+    ] = 256,
+    teacher_weight: Annotated[
+        float, typer.Option("--teacher_weight", min=0.01, max=1.0, help="offline_kd: share of the teacher in the loss.")
+    ] = 0.5,
+    top_k: Annotated[
+        int, typer.Option("--top_k", min=1, help="on_policy, offline_kd: the teacher's tokens that are told apart.")
+    ] = 32,
     system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
     load_in_4bit: o.Load4Bit = None,
     device_map: o.DeviceMap = "auto",
@@ -118,16 +133,17 @@ def train(
 
     from cotdistill.dataset import load_dataset
     from cotdistill.download import local_model
-    from cotdistill.ladder import refuse_alone
-    from cotdistill.lint import check_packages
-    from cotdistill.lint import dry_run as rehearse
-    from cotdistill.lock import locked
-    from cotdistill.manifest import Manifest, input_of
-    from cotdistill.ranks import here
-    from cotdistill.scoring_teacher import TeacherFiles
+    from cotdistill.learning.ladder import refuse_alone
+    from cotdistill.learning.lint import check_packages
+    from cotdistill.learning.lint import dry_run as rehearse
+    from cotdistill.learning.ranks import here
+    from cotdistill.learning.scoring_teacher import TeacherFiles
     from cotdistill.settings.lora import Lora
+    from cotdistill.settings.objective import OfflineSettings, OnPolicySettings
     from cotdistill.settings.train import TrainSettings
     from cotdistill.stages.train import run_train
+    from cotdistill.storage.lock import locked
+    from cotdistill.storage.manifest import Manifest, input_of
 
     targets = tuple(target_modules.replace(",", " ").split())
     lora = Lora(lora_r, lora_alpha, lora_dropout, targets, use_dora, use_rslora)
@@ -149,6 +165,8 @@ def train(
             lora=lora,
             objective=objective.value,
             alpha=alpha,
+            on_policy=OnPolicySettings(student_share, beta, top_k, max_new_tokens),
+            offline_kd=OfflineSettings(teacher_weight, top_k),
             report_to=report_to.value,
         )
     refuse_alone(settings.objective)

@@ -81,16 +81,16 @@ def verify(
 
     import msgspec
 
-    from cotdistill.audit import Disagreement
     from cotdistill.errors import DataError, UsageError
     from cotdistill.journal import read_rows
-    from cotdistill.kinds import KINDS
-    from cotdistill.lock import locked
-    from cotdistill.manifest import Manifest, record_of
+    from cotdistill.judging.audit import Disagreement
     from cotdistill.question import load_questions
+    from cotdistill.reading.kinds import KINDS
     from cotdistill.settings.verify import Verify
     from cotdistill.stages.likelihoods import run_likelihoods
     from cotdistill.stages.verify import run_verify
+    from cotdistill.storage.lock import locked
+    from cotdistill.storage.manifest import Manifest, record_of
 
     if kind not in (None, *KINDS):
         raise UsageError(f"--kind {kind} is none of {', '.join(KINDS)}")

@@ -15,7 +15,7 @@ from hashlib import blake2b
 import msgspec
 
 from cotdistill.engines import Completion, Engine, Request, Sampling
-from cotdistill.trace_cache import TraceCache
+from cotdistill.sampling.trace_cache import TraceCache
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 import httpx
 import msgspec
 
+from cotdistill.engines.server import is_loopback
 from cotdistill.engines.server_reply import Again, Refused
-from cotdistill.server import is_loopback
 
 LARGEST_REPLY = 16 << 20
 """Bytes. No answer within any token limit is as long; a server that goes on must not fill the memory."""

@@ -1,8 +1,8 @@
 """Run a GGUF model in this process with llama.cpp (xllamacpp): continuous batching, shared prompt computed once.
 
 xllamacpp opens an HTTP listener on loopback beside the in-process interface; it gets a random key, so that no
-other process on the machine can use it. We use it ourselves for one thing the in-process interface lacks:
-copying the computed system prompt and worked examples from the first slot to the others.
+other process on the machine can use it. We use it ourselves for what the in-process interface lacks: copying the
+computed system prompt and worked examples from the first slot to the others, and the ids of unusual prompts.
 """
 
 import logging
@@ -22,6 +22,7 @@ import httpx
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.by_prompt import ByPrompt
 from cotdistill.engines.clock import Clock
+from cotdistill.engines.literal import literal_ids, looks_marked
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.machine import machine
@@ -55,7 +56,7 @@ class LlamaCppEngine:
         if (threads := _fewer_threads()) is not None:
             parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         if adapter:
-            from cotdistill.gguf_adapter import write_gguf_adapter
+            from cotdistill.formats.gguf_adapter import write_gguf_adapter
 
             converted = Path(self._states.name) / "adapter.gguf"
             write_gguf_adapter(adapter, path, converted)
@@ -124,8 +125,7 @@ class LlamaCppEngine:
         messages = [*_plain(prefix), {"role": "user", "content": "."}]
         body = {"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0}
         self._server.handle_chat_completions(body)
-        headers = {"Authorization": f"Bearer {self._key}"}
-        with httpx.Client(base_url=self.address, headers=headers, timeout=60, trust_env=False) as http:
+        with self._http() as http:
             try:
                 for slot in range(self._slots):
                     action = "restore" if slot else "save"
@@ -133,9 +133,12 @@ class LlamaCppEngine:
             except httpx.HTTPError as error:
                 log.info("the shared prompt is computed once for each slot (%s)", type(error).__name__)
 
+    def _http(self) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self._key}"}
+        return httpx.Client(base_url=self.address, headers=headers, timeout=60, trust_env=False)
+
     def _ask(self, request: Request, sampling: Sampling) -> Completion:
         body: dict[str, Any] = {
-            "messages": _plain(request.messages),
             "max_tokens": sampling.max_new_tokens,
             "cache_prompt": True,
             "temperature": sampling.temperature if sampling.do_sample else 0.0,
@@ -145,7 +148,12 @@ class LlamaCppEngine:
             "seed": sampling.seed_of(request),
         }
         try:
-            answer = self._server.handle_chat_completions(body)
+            if looks_marked(request.messages):
+                with self._http() as http:
+                    prompt = literal_ids(http, request.messages)
+                answer = self._server.handle_completions({"prompt": prompt, **body})
+            else:
+                answer = self._server.handle_chat_completions({"messages": _plain(request.messages), **body})
             if "error" in answer:
                 raise RuntimeError(answer["error"].get("message", "refused"))
             choice, usage = answer["choices"][0], answer["usage"]
@@ -154,7 +162,7 @@ class LlamaCppEngine:
         finish = choice.get("finish_reason")
         return Completion(
             key=request.key,
-            text=choice["message"].get("content") or "",
+            text=(choice["message"].get("content") if "message" in choice else choice["text"]) or "",
             finish="stop" if finish == "stop" else "length",
             prompt_tokens=int(usage["prompt_tokens"]),
             completion_tokens=int(usage["completion_tokens"]),
@@ -168,6 +176,8 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _fewer_threads() -> int | None:
-    """How many threads to use where this process may not use all cores; else llama.cpp knows the machine better."""
-    cores = machine().cores
-    return cores if cores < (os.cpu_count() or cores) else None
+    """How many threads to use where this process may not use all cores, by its affinity or by OMP_NUM_THREADS, which
+    Ray sets for its workers; else llama.cpp knows the machine better."""
+    cores, given = machine().cores, os.environ.get("OMP_NUM_THREADS", "")
+    allowed = min(cores, int(given)) if given.isdecimal() and int(given) else cores
+    return allowed if allowed < (os.cpu_count() or allowed) else None

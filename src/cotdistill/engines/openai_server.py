@@ -20,15 +20,15 @@ from typing import Any
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from cotdistill.api_key import key_for
 from cotdistill.engines import Completion, Request, Sampling
+from cotdistill.engines.api_key import key_for
 from cotdistill.engines.background import Background
 from cotdistill.engines.clock import Clock
 from cotdistill.engines.endpoint import Endpoint, Tickets
 from cotdistill.engines.model_list import is_listed, list_models
+from cotdistill.engines.server import Server
 from cotdistill.engines.server_reply import Again, Refused, Reply, read_reply
 from cotdistill.errors import SetupError
-from cotdistill.server import Server
 from cotdistill.shown import one_line
 
 

@@ -9,8 +9,8 @@ from typing import cast, get_args
 
 from cotdistill.download import local_model
 from cotdistill.engines import ON_RAY, Engine, EngineName
+from cotdistill.engines.server import Server
 from cotdistill.errors import SetupError, UsageError
-from cotdistill.server import Server
 
 log = logging.getLogger(__name__)
 

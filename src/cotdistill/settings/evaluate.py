@@ -31,6 +31,8 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.num_samples > 1 and not self.temperature:
             raise ValueError("num_samples > 1 needs a temperature (beside it) above 0: greedy samples are all the same")
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError("the baselines name one twice")
 
     @property
     def sampling(self) -> Sampling:

@@ -4,7 +4,7 @@ import msgspec
 
 from cotdistill.bounds import Count
 from cotdistill.engines import ON_RAY, EngineName
-from cotdistill.server import Server
+from cotdistill.engines.server import Server
 
 
 class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

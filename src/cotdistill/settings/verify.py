@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from cotdistill.bounds import Count, Share
-from cotdistill.kinds import KINDS
+from cotdistill.reading.kinds import KINDS
 
 Prefer = Literal["different", "short", "few_steps", "likely"]
 """Which of a question's traces teach where not all of them do; see ``selection``."""

@@ -6,18 +6,18 @@ from typing import Any
 
 import msgspec
 
-from cotdistill.asking import Account, row_id
 from cotdistill.engines import Sampling
+from cotdistill.engines.server import Server
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
-from cotdistill.keys import Keys
-from cotdistill.manifest import Manifest, file_hash
 from cotdistill.prediction import Prediction, predict
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
-from cotdistill.server import Server
+from cotdistill.sampling.asking import Account, row_id
 from cotdistill.stages.models import OpenEngine, cost, engine_and_format
+from cotdistill.storage.keys import Keys
+from cotdistill.storage.manifest import Manifest, file_hash
 
 
 def run_evaluate(

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.asking import Account
-from cotdistill.drawing import Drawing, Step, steps_of
 from cotdistill.engines import Engine, Message
+from cotdistill.engines.server import Server
 from cotdistill.errors import ResumeError, UsageError
-from cotdistill.fingerprint import WAYS_ON, changes
 from cotdistill.grade import grade
-from cotdistill.hint import with_hint
 from cotdistill.identity import digest
-from cotdistill.keys import Keys
-from cotdistill.manifest import Manifest
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
-from cotdistill.server import Server
+from cotdistill.sampling.asking import Account
+from cotdistill.sampling.drawing import Drawing, Step, steps_of
+from cotdistill.sampling.hint import with_hint
+from cotdistill.sampling.spending import Spending
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.verify import Verify
-from cotdistill.spending import Spending
 from cotdistill.stages.models import OpenEngine, Teacher, cached, engine_and_format
+from cotdistill.storage.fingerprint import WAYS_ON, changes
+from cotdistill.storage.keys import Keys
+from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace, collect
 
 log = logging.getLogger(__name__)

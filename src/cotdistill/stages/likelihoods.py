@@ -6,17 +6,17 @@ from pathlib import Path
 
 from cotdistill.download import local_model
 from cotdistill.example import Example, answer_tokens, build_example
-from cotdistill.fingerprint import changes
 from cotdistill.journal import Journal, Rows
-from cotdistill.judging import contenders
-from cotdistill.keys import Keys
-from cotdistill.likelihood import Likelihood, Likelihoods, text_hash
-from cotdistill.manifest import Manifest
+from cotdistill.judging.files import contenders
+from cotdistill.judging.likelihood import Likelihood, Likelihoods, text_hash
 from cotdistill.progress import Bar
 from cotdistill.question import Question
+from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.models import identify
-from cotdistill.trace_file import TraceFile
+from cotdistill.storage.fingerprint import changes
+from cotdistill.storage.keys import Keys
+from cotdistill.storage.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ def run_likelihoods(
     Raises ``ResumeError`` where there are scores of another student or prompt; ``overwrite`` replaces those.
     """
     from cotdistill.hardware import place
+    from cotdistill.judging.student_scores import mean_nats
     from cotdistill.model import load_model
-    from cotdistill.student_scores import mean_nats
 
     placement = place(load_in_4bit)
     engine = f"transformers, {placement.numbers()}"

@@ -9,11 +9,11 @@ import msgspec
 from cotdistill.download import local_model
 from cotdistill.engines import Engine
 from cotdistill.engines.opening import find_gguf, open_engine
-from cotdistill.hint import HINT
+from cotdistill.engines.server import Server
 from cotdistill.identity import model_hash
 from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
-from cotdistill.server import Server
+from cotdistill.sampling.hint import HINT
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
 
@@ -69,7 +69,7 @@ def cached(teacher: Teacher, *, cache: bool) -> Engine:
         log.info("the answers of %s are not cached: a server does not say which model that is", teacher.model["name"])
         return engine
     from cotdistill.engines.cached import CachedEngine
-    from cotdistill.trace_cache import TraceCache, default_path
+    from cotdistill.sampling.trace_cache import TraceCache, default_path
 
     return CachedEngine(engine, TraceCache(default_path()), teacher.model["hash"])
 

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.disk import write_atomic
 from cotdistill.download import local_model
 from cotdistill.errors import TrainingError, UsageError
 from cotdistill.identity import digest
 from cotdistill.journal import write_rows
-from cotdistill.ladder import refuse_alone
-from cotdistill.lint import LONGEST_ANSWER, check_packages, lint
-from cotdistill.manifest import Manifest, input_of
-from cotdistill.plot import loss_svg
+from cotdistill.learning.ladder import refuse_alone
+from cotdistill.learning.lint import LONGEST_ANSWER, check_packages, lint
+from cotdistill.learning.plot import loss_svg
+from cotdistill.learning.ranks import here
+from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.progress import Bar
 from cotdistill.prompt import LABEL_PROMPT, user_text
 from cotdistill.question import Question
-from cotdistill.ranks import here
-from cotdistill.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.models import identify
+from cotdistill.storage.disk import write_atomic
+from cotdistill.storage.manifest import Manifest, input_of
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ def run_train(
 
     from cotdistill.example import build_examples
     from cotdistill.hardware import place
+    from cotdistill.learning.objective_choice import open_objective
     from cotdistill.model import load_model
-    from cotdistill.objective_choice import open_objective
     from cotdistill.training import Progress, train
 
     with ranks.together():

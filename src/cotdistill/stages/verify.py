@@ -5,16 +5,16 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cotdistill.disk import replace
 from cotdistill.journal import encode_row, write_rows
-from cotdistill.judging import Tally, judge_file, watched, with_verdicts
-from cotdistill.likelihood import Likelihoods
+from cotdistill.judging.files import Tally, judge_file, watched, with_verdicts
+from cotdistill.judging.likelihood import Likelihoods
 from cotdistill.question import Question
+from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.shown import one_line
+from cotdistill.storage.disk import replace
 from cotdistill.trace import Trace
-from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import TEACHES, Verdict, taught_text
 
 log = logging.getLogger(__name__)

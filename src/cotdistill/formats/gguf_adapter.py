@@ -1,0 +1,88 @@
+"""GGUF adapter: peft's LoRA weights as a file that llama.cpp applies to a GGUF model, without merging.
+
+    general.type "adapter", adapter.type "lora", adapter.lora.alpha 16.0; tensors blk.0.attn_q.weight.lora_a ...
+
+Not covered, and refused: DoRA, ranks that differ between layers, adapters with biases or whole layers of their own.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from cotdistill.adapter import WEIGHTS
+from cotdistill.card import read_card
+from cotdistill.errors import SetupError
+from cotdistill.formats.conversion import disk_errors, only_gguf
+from cotdistill.formats.gguf_file import ARCHITECTURES, in_pairs
+
+PREFIX = "base_model.model."
+
+
+def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
+    """Write the adapter in the directory ``adapter`` for the model in the GGUF file ``base`` to the file ``to``.
+
+    Raises ``SetupError`` for an adapter that is not for such a model, and for what the module docstring names.
+    """
+    from gguf import GGUFReader, GGUFWriter, TensorNameMap, constants
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        weights = load_file(adapter / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise SetupError(f"the adapter in {adapter} cannot be read: {error}") from error
+    alpha = _alpha(config, adapter)
+    reader = GGUFReader(only_gguf(base))
+
+    def value(key: str) -> Any:
+        field = reader.get_field(key)
+        return None if field is None else field.contents()
+
+    architecture = str(value("general.architecture"))
+    if architecture not in ARCHITECTURES:
+        known = " and ".join(sorted(ARCHITECTURES))
+        raise SetupError(f"adapters are applied to {known} models, and {base} is a {architecture}; convert it first")
+    card, template = read_card(adapter), value("tokenizer.chat_template")
+    if card and template and card.template_hash != hashlib.sha256(template.encode()).hexdigest()[:16]:
+        raise SetupError(f"the adapter in {adapter} was trained with another chat template than {base} has")
+    heads = {
+        "q_proj": int(value(f"{architecture}.attention.head_count")),
+        "k_proj": int(value(f"{architecture}.attention.head_count_kv")),
+    }
+    names = TensorNameMap(constants.MODEL_ARCH[ARCHITECTURES[architecture]], int(value(f"{architecture}.block_count")))
+    shapes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
+    with disk_errors(to.parent):
+        writer = GGUFWriter(to, architecture)
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for key, tensor in weights.items():
+            layer, _, part = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+            name = names.get_name(layer)
+            shape = shapes.get(f"{name}.weight")
+            if name is None or shape is None or part not in ("lora_A", "lora_B"):
+                raise SetupError(f"the adapter in {adapter} does not fit {base}: it has {key}")
+            if tensor.shape[0 if part == "lora_B" else 1] != shape[1 if part == "lora_B" else 0]:
+                raise SetupError(f"the adapter in {adapter} does not fit {base}: {key} has another shape")
+            if architecture == "llama" and part == "lora_B" and (module := layer.rpartition(".")[2]) in heads:
+                tensor = in_pairs(tensor, heads[module])
+            writer.add_tensor(f"{name}.weight.{part.lower()}", tensor.float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def _alpha(config: dict[str, Any], adapter: Path) -> float:
+    """llama.cpp scales by alpha / r; of what it cannot scale so, ``SetupError``."""
+    odd = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)]
+    odd += ["bias"] if config.get("bias", "none") != "none" else []
+    if odd:
+        raise SetupError(
+            f"llama.cpp runs no adapter with {odd[0]}, such as {adapter}: export it merged (cotdistill export), "
+            "or ask it with --engine transformers"
+        )
+    alpha, rank = float(config["lora_alpha"]), int(config["r"])
+    return alpha * rank**0.5 if config.get("use_rslora") else alpha

@@ -1,0 +1,186 @@
+"""Lint: what is about to be trained, looked at before any time is spent on it.
+
+    One example of 96, q1a2#0. Lines with a bar are trained:
+      <|im_start|>user
+      What is 2 + 2?<|im_end|>
+      <|im_start|>assistant
+    | 2 + 2 = 4
+    | Final Answer: 4<|im_end|>
+    96 examples, 4 more were too long; 2,310 answer tokens; 18 steps of about 940 tokens
+
+How examples are made leaves little room for most of these errors. They are looked for in the finished ids all the
+same, because a training with one of them ends well and gives a student that never stops, or never reasons.
+"""
+
+import importlib.util
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cotdistill.errors import SetupError, TrainingError
+from cotdistill.example import Example, Examples, answer_tokens, build_examples
+from cotdistill.prompt import messages_for
+from cotdistill.question import Question
+from cotdistill.settings.train import Tracker, TrainSettings
+from cotdistill.shown import one_line, visible
+from cotdistill.template import ChatTemplate
+
+LONGEST_ANSWER = 512
+"""Most new tokens of an answer in an evaluation that nobody said otherwise for."""
+
+TRACKERS: Mapping[Tracker, tuple[str, ...]] = {
+    "none": (), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",),
+}  # fmt: skip
+"""To whom the Trainer can report, and the packages of which one is needed for that."""
+
+Pair = tuple[str, Question, str]
+
+
+class Lint(msgspec.Struct, frozen=True):
+    """``sample`` and ``counts`` are for people; with ``errors`` there must be no training, ``warnings`` are doubts."""
+
+    sample: str
+    counts: str
+    errors: list[str]
+    warnings: list[str]
+
+    def stop(self) -> None:
+        """Raise ``TrainingError`` where there are errors."""
+        if self.errors:
+            raise TrainingError(f"these examples must not be trained on: {'; '.join(self.errors)}")
+
+
+def check_packages(settings: TrainSettings) -> None:
+    """Raise ``SetupError`` where a package is missing that the optimizer or the tracker is in."""
+    if settings.optim == "adamw_8bit" and not _there("bitsandbytes"):
+        raise SetupError("the optimizer adamw_8bit is in bitsandbytes: pip install bitsandbytes, or take adamw")
+    if (names := TRACKERS[settings.report_to]) and not any(map(_there, names)):
+        raise SetupError(f"report_to {settings.report_to} needs a package: pip install {names[0]}")
+
+
+def lint(
+    template: ChatTemplate,
+    pairs: Sequence[Pair],
+    examples: Examples,
+    settings: TrainSettings,
+    *,
+    system: str,
+    max_new_tokens: int,
+) -> Lint:
+    """Hold the examples against the ``pairs`` they were made from and against what an evaluation will do:
+    ask with ``prompt_ids`` and read at most ``max_new_tokens``."""
+    told = {trace_id: (question, text) for trace_id, question, text in pairs}
+    errors: dict[str, list[str]] = {}
+    doubts: dict[str, list[str]] = {}
+    for example in examples.kept:
+        question, text = told[example.trace_id]
+        asked = template.prompt_ids(messages_for(question, system))
+        for problem in _errors(template, example, asked, text):
+            errors.setdefault(problem, []).append(example.trace_id)
+        for doubt in _doubts(template, example, text):
+            doubts.setdefault(doubt, []).append(example.trace_id)
+    kept = len(examples.kept)
+    warnings = [_where(doubt, ids, kept) for doubt, ids in doubts.items()]
+    lengths = sorted(map(answer_tokens, examples.kept))
+    if (p99 := lengths[math.ceil(0.99 * kept) - 1]) > max_new_tokens:
+        warnings.append(
+            f"one trace in a hundred has {p99} tokens or more, and the evaluation stops after {max_new_tokens}: "
+            "the student will be cut off; raise max_new_tokens there"
+        )
+    return Lint(
+        render(template, examples.kept[0], kept), _counts(examples, settings),
+        [_where(problem, ids, kept) for problem, ids in errors.items()], warnings,
+    )  # fmt: skip
+
+
+def dry_run(
+    student: Path, pairs: Sequence[Pair], settings: TrainSettings, *, system: str, trust_remote_code: bool = False
+) -> Lint:
+    """The lint of a training that does not take place: of the student only the tokenizer is loaded."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from cotdistill.model import check_directory
+
+    check_directory(student, trust_remote_code)
+    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        template = ChatTemplate(AutoTokenizer.from_pretrained(student, **common))
+        config: Any = AutoConfig.from_pretrained(student, **common)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise SetupError(f"cannot load the tokenizer in {student}: {why}; get the model again") from error
+    context = getattr(config, "max_position_embeddings", None) or settings.max_length
+    examples = build_examples(template, pairs, system=system, max_length=min(settings.max_length, context))
+    return lint(template, pairs, examples, settings, system=system, max_new_tokens=LONGEST_ANSWER)
+
+
+def render(template: ChatTemplate, example: Example, of: int) -> str:
+    """An example as the student reads it, control tokens included, the trained lines behind a bar."""
+    prompt, answer = example.input_ids[: example.prompt_length], example.input_ids[example.prompt_length :]
+    lines = [f"One example of {of}, {one_line(example.trace_id)}. Lines with a bar are trained:"]
+    lines += [f"  {line}" for line in visible(_decoded(template, prompt)).removesuffix("\n").split("\n")]
+    lines += [f"| {line}" for line in visible(_decoded(template, answer)).split("\n")]
+    return "\n".join(lines)
+
+
+def _errors(template: ChatTemplate, example: Example, asked: list[int], text: str) -> Iterator[str]:
+    ids, end, bos = example.input_ids, template.end_of_turn, template.tokenizer.bos_token_id
+    answer = ids[example.prompt_length :]
+    if ids[: example.prompt_length] != asked:
+        yield "the prompt is not the one an evaluation asks with"
+    if answer[-1:] != [end]:
+        yield "the end of turn is not in the loss, so the student would not learn to stop"
+    if answer.count(end) > 1:
+        yield "there is more than one end of turn in the answer"
+    if bos is not None and (ids[:2] == [bos, bos] or (bos != end and bos in answer)):
+        yield "there is a second BOS"
+    if not _unknown(template, answer) and _bare(_decoded(template, [i for i in answer if i != end])) != _bare(text):
+        yield "the trained part is not the trace"
+
+
+def _doubts(template: ChatTemplate, example: Example, text: str) -> Iterator[str]:
+    prompt, answer = example.input_ids[: example.prompt_length], example.input_ids[example.prompt_length :]
+    if _unknown(template, answer):
+        yield "the tokenizer has no token for a part of the trace"
+    if text.lstrip().startswith("<think>") and _decoded(template, prompt).rstrip().endswith("<think>"):
+        yield "the chat template opens a <think> block, and the trace opens another one in it"
+
+
+def _unknown(template: ChatTemplate, answer: Sequence[int]) -> bool:
+    unknown = template.tokenizer.unk_token_id
+    return unknown is not None and unknown != template.end_of_turn and unknown in answer
+
+
+def _counts(examples: Examples, settings: TrainSettings) -> str:
+    from cotdistill.learning.best import held_out
+
+    rows, tried = held_out(examples.kept, settings.validation, settings.seed)
+    each, steps = settings.steps(len(rows))
+    tokens = sum(len(example.input_ids) for example in rows)
+    parts = [f"{len(rows):,} examples"]
+    parts += [f"{len(tried):,} more are held out"] if tried else []
+    parts += [f"{len(examples.too_long):,} more were too long"] if examples.too_long else []
+    learned = f"{sum(map(answer_tokens, rows)):,} answer tokens"
+    return f"{', '.join(parts)}; {learned}; {steps:,} steps of about {round(tokens / each):,} tokens"
+
+
+def _where(problem: str, ids: Sequence[str], of: int) -> str:
+    return f"{problem} ({len(ids)} of {of} examples, first {one_line(ids[0])})"
+
+
+def _decoded(template: ChatTemplate, ids: Sequence[int]) -> str:
+    text = template.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return str(text)
+
+
+def _bare(text: str) -> str:
+    """What every tokenizer keeps of a text: some change case, white space or the form of a character."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

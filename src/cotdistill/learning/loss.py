@@ -1,0 +1,197 @@
+"""Loss: how likely the student finds the answers it is to learn, computed as sparingly as the model allows.
+
+Only answer positions are projected to the vocabulary, in chunks (``chunked.py``), and on a CPU the rows lie packed
+(``layout.py``) and LoRA's layers are fused (``fused_lora.py``). Models differ in what they do to attention and logits,
+so before training the sparing ways are held against the model's own forward pass, and the first that agrees is taken.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from cotdistill.errors import TrainingError
+from cotdistill.example import IGNORE, Example
+from cotdistill.learning.chunked import Term, each, nll
+from cotdistill.learning.fused_lora import fuse, restore
+from cotdistill.learning.layout import Batch, pack, pad, split
+from cotdistill.learning.packed_attention import LINE, NAME, register
+
+log = logging.getLogger(__name__)
+
+TOKENS = 512
+"""Tokens of a packed line: more take more memory and are hardly faster."""
+TOLERANCE = 1e-3
+"""Relative difference between two computations of one loss; in bf16 it is a few 1e-4."""
+
+
+class AnswerLoss:
+    """The loss of rows under ``module``, peft's model or one without an adapter, in the way that was chosen for it:
+    ``with loss: ...``."""
+
+    def __init__(self, module: Any, pad_id: int, *, packed: bool, chunked: bool) -> None:
+        self._base = _base(module)
+        self._head = self._base.get_output_embeddings()
+        self._pad_id = pad_id
+        self._packed = packed
+        self._chunked = chunked
+        self._own_attention = self._base.config._attn_implementation
+        self._fused: list[Any] = []
+
+    def __enter__(self) -> Self:
+        if self._packed:
+            register()
+            self._base.set_attn_implementation(NAME)
+            self._fused = fuse(self._base)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._base.set_attn_implementation(self._own_attention)
+        restore(self._fused)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The model as it was, in the midst of ``with loss``: for writing text."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        device: torch.device = self._head.weight.device
+        return device
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows lie in a line, without padding."""
+        return self._packed
+
+    def groups(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """The rows that are computed at a time."""
+        return split(examples, TOKENS) if self._packed else [list(examples)]
+
+    def __call__(self, model: Any, examples: Sequence[Example]) -> torch.Tensor:
+        """Summed -log p in nats over the answer tokens of the rows. ``model`` is the module, or what a launcher
+        wrapped around it: the whole of it runs, because autocast and the exchange of gradients happen there."""
+        return self.tokens(model, examples).sum()
+
+    def tokens(self, model: Any, examples: Sequence[Example]) -> torch.Tensor:
+        """-log p in nats of each answer token, (n), for rows that are ``ordered`` in their order."""
+        if self._chunked:
+            return self._answers(model, examples, self._nll)[0][:, 0]
+        logits, targets = self._answers(model, examples, self._logits())
+        return cross_entropy(logits.float(), targets, reduction="none")
+
+    def each(self, model: Any, examples: Sequence[Example], term: Term, terms: int) -> torch.Tensor:
+        """What ``term`` makes of the logits at each answer token of rows that are ``ordered``: (n, terms)."""
+        if self._chunked:
+            head = self._head
+            return self._answers(
+                model, examples, lambda h, t: _alone(each(h, head.weight, head.bias, t, term, terms))
+            )[0]
+        logits, targets = self._answers(model, examples, self._logits())
+        return term(logits.float(), targets, slice(0, len(targets)))
+
+    def _answers(
+        self, model: Any, examples: Sequence[Example], project: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What ``project`` makes of the n answer tokens, (1, n, width), takes the way of the logits out of the model;
+        returns it as (n, width), and the n targets."""
+        device = self.device
+        batch = pack(examples) if self._packed else pad(examples, self._pad_id)
+        if batch.rows:
+            LINE.lay(batch.rows)
+        targets = batch.targets.to(device)
+        picked = targets != IGNORE
+        with _instead(self._head, lambda hidden: project(hidden[picked], targets[picked])):
+            return _forward(model, batch, device)[0], targets[picked]
+
+    def _nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return _alone(nll(hidden, self._head.weight, self._head.bias, targets)[:, None])
+
+    def _logits(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        project = self._head.forward
+        return lambda hidden, _: project(hidden[None])
+
+
+def choose(module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool) -> AnswerLoss:
+    """The most sparing loss that agrees with the model's own logits on the two shortest rows."""
+    rows = sorted(examples, key=lambda example: len(example.input_ids))[:2]
+    head = _base(module).get_output_embeddings()
+    frozen = not any(parameter.requires_grad for parameter in head.parameters())
+    with without_dropout(module), torch.no_grad():
+        # One row at a time, because all logits of a row are much: 600 MB for 1000 tokens of Qwen's vocabulary.
+        expected = sum(_own_loss(module, row, head.weight.device) for row in rows)
+        for packed, chunked in ((True, True), (False, True), (False, False)):
+            if (packed and not pack) or (chunked and not frozen):
+                continue
+            loss = AnswerLoss(module, pad_id, packed=packed, chunked=chunked)
+            try:
+                with loss:
+                    found = float(loss(module, rows))
+            except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                found, why = float("nan"), f"{type(error).__name__}: {error}"
+            else:
+                why = f"{found:.4f} nats instead of {expected:.4f}"
+            if abs(found - expected) <= TOLERANCE * abs(expected):
+                return loss
+            how = "packed rows" if packed else "the chunked loss" if chunked else "the loss at answer positions"
+            log.info("%s: not for this model (%s)", how, why)
+    raise TrainingError(f"this model's loss cannot be computed: {why}; please report the model's type")
+
+
+def _alone(values: torch.Tensor) -> torch.Tensor:
+    """(n, width) as (1, n, width) and no view: FSDP warns of each view that leaves a model."""
+    return torch.stack([values])
+
+
+def _base(module: Any) -> Any:
+    """The model that an adapter was put on."""
+    return module.get_base_model() if hasattr(module, "get_base_model") else module
+
+
+def _own_loss(module: Any, example: Example, device: torch.device) -> float:
+    batch = pad([example], 0)
+    logits = _forward(module, batch, device).float()
+    targets = batch.targets.to(device)
+    return float(cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"))
+
+
+def _forward(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+    mask = None if batch.mask is None else batch.mask.to(device)
+    output = model(
+        input_ids=batch.ids.to(device), position_ids=batch.positions.to(device), attention_mask=mask, use_cache=False
+    )
+    logits: torch.Tensor = output.logits
+    return logits
+
+
+@contextmanager
+def without_dropout(module: Any) -> Iterator[None]:
+    """The model as it answers, in the midst of training. 4-bit layers are left alone: on a CPU, bitsandbytes packs
+    their weights anew at the first use outside training, for good, and what is packed gives no gradient."""
+    layers = [layer for layer in module.modules() if layer.training and not hasattr(layer, "quant_state")]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
+@contextmanager
+def _instead(head: Any, project: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """While this lasts, ``project`` stands in the place of the projection to the vocabulary."""
+    own = head.forward
+    head.forward = project
+    try:
+        yield
+    finally:
+        head.forward = own

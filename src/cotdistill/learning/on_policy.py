@@ -1,0 +1,90 @@
+"""On policy: the student writes, the teacher says at every token what it would have written there.
+
+    step 12, 16 rows: 7 traces of the teacher, 9 answers of the student of this step    ->    one JSD, token by token
+
+Generalised knowledge distillation (GKD, Agarwal et al. 2023, arXiv:2306.13649): a student that learns from its own
+text learns what to do after its own mistakes. ``student_share``, the paper's lambda, is the share of rows whose trace
+gives way to an answer that the student of that very optimizer step samples at temperature 1.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from cotdistill.engines import Sampling
+from cotdistill.engines.transformers_engine import TransformersEngine
+from cotdistill.example import Example, answer_tokens
+from cotdistill.learning.layout import ordered
+from cotdistill.learning.loss import AnswerLoss, without_dropout
+from cotdistill.learning.teacher_scores import Scores, Teacher, together
+from cotdistill.learning.terms import Terms, apart, divergences
+from cotdistill.model import Model
+from cotdistill.objectives import per_token
+from cotdistill.settings.objective import OnPolicySettings
+
+
+class OnPolicy(Terms):
+    """``model`` is the student's, ``module`` the adapted one that writes and learns. No row gets longer than
+    ``max_length``."""
+
+    names = ("traces", "samples")
+
+    def __init__(
+        self, loss: AnswerLoss, module: Any, *, model: Model, teacher: Teacher, settings: OnPolicySettings,
+        max_length: int, seed: int,
+    ) -> None:  # fmt: skip
+        super().__init__(loss, module)
+        self._model = model
+        self._writer = TransformersEngine(model, module=module)
+        self._teacher = teacher
+        self._settings = settings
+        self._max_length = max_length
+        self._seed = seed
+        self._scores: dict[str, Scores] = {}
+        self._samples: set[str] = set()
+
+    def rows(self, rows: Sequence[Example], step: int) -> list[Example]:
+        """The same rows, some with an answer that the student writes now; the teacher has scored all of them. What is
+        drawn depends on the seed and the step alone, so a training that is gone on with draws the same."""
+        chance = random.Random(f"{self._seed} {step}")
+        drawn = [i for i in range(len(rows)) if chance.random() < self._settings.student_share]
+        written = dict(zip(drawn, self._write([rows[i] for i in drawn], step), strict=True))
+        now = [written.get(i, row) for i, row in enumerate(rows)]
+        self._samples = {row.trace_id for row in written.values()}
+        self._scores = dict(zip((row.trace_id for row in now), self._teacher.score(now), strict=True))
+        return now
+
+    def counts(self, rows: Sequence[Example]) -> list[int]:
+        samples = sum(answer_tokens(row) for row in rows if row.trace_id in self._samples)
+        return [sum(map(answer_tokens, rows)) - samples, samples]
+
+    def sums(self, model: Any, rows: Sequence[Example]) -> torch.Tensor:
+        rows = ordered(rows)
+        scores = together([self._scores[row.trace_id] for row in rows])
+        values = divergences(self._loss, model, rows, scores, self._settings.beta)
+        return apart(values, [row.trace_id not in self._samples for row in rows], rows)
+
+    def weights(self, counts: torch.Tensor) -> torch.Tensor:
+        """Tokens count alike, whoever wrote them."""
+        return per_token(counts.sum().expand_as(counts), torch.ones(len(counts), device=counts.device))
+
+    def _write(self, rows: Sequence[Example], step: int) -> list[Example]:
+        """An answer of the student's to the question of each row, cut at its end of turn."""
+        if not rows:
+            return []
+        prompts = [row.input_ids[: row.prompt_length] for row in rows]
+        room = min(self._settings.max_new_tokens, self._max_length - max(map(len, prompts)))
+        sampling = Sampling(max_new_tokens=max(room, 1), do_sample=True, temperature=1.0)
+        devices = [self._loss.device] if self._loss.device.type == "cuda" else []
+        with self._loss.aside(), without_dropout(self._module), torch.random.fork_rng(devices):
+            torch.manual_seed(self._seed * 1_000_003 + step)
+            answers = self._writer.continued(prompts, sampling)
+        stops = set(self._model.template.stop_ids)
+        written = []
+        for i, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
+            end = next((at for at, token in enumerate(answer) if token in stops), len(answer))
+            ids = prompt + answer[: end + 1]
+            written.append(Example(f"{row.trace_id}@{step}.{i}", row.question_id, ids, len(prompt)))
+        return written

@@ -1,0 +1,152 @@
+"""Teaching: what the student of a run learns from, for one objective or for each rung of a ladder.
+
+    1_questions.jsonl  2_traces.jsonl  3_verdicts.jsonl    ->    4_examples.jsonl  5_adapter/
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from cotdistill.engines import Engine
+from cotdistill.errors import SetupError, TrainingError
+from cotdistill.identity import digest
+from cotdistill.journal import read_rows
+from cotdistill.learning.climbing import EXAMPLES, RUNGS, Climb, climb, put_in_place, refusal
+from cotdistill.learning.ladder import Ladder
+from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
+from cotdistill.learning.self_samples import Pair, asked_of, refuse_unconfirmed, with_own
+from cotdistill.prediction import Prediction
+from cotdistill.prompt import user_text
+from cotdistill.question import Question
+from cotdistill.recipe import Recipe
+from cotdistill.settings.generate import Generate
+from cotdistill.settings.models import Models
+from cotdistill.settings.objective import Objective
+from cotdistill.settings.train import Target, TrainSettings
+from cotdistill.stages.train import run_train
+from cotdistill.stages.verify import teaching_pairs
+from cotdistill.storage.manifest import Manifest
+from cotdistill.trace import Trace
+from cotdistill.verdict import Verdict
+
+
+class Teaching(msgspec.Struct, frozen=True):
+    """``questions`` are those to learn from. ``open_student`` opens the student as a teacher is opened, to sample from
+    it: models, how they are asked, and what."""
+
+    recipe: Recipe
+    directory: Path
+    manifest: Manifest
+    student: dict[str, str]
+    questions: Sequence[Question]
+    open_student: Callable[[Models, Generate, Sequence[Question]], Engine]
+    overwrite: bool = False
+    quiet: bool = False
+
+    def refuse(self, objective: Objective) -> None:
+        """An objective that cannot work is refused before the teacher is asked; a ladder where no rung can."""
+        models = self.recipe.models
+        if objective == "auto":
+            reasons = [refusal(self.refuse, rung) for rung in self.recipe.train.auto.rungs]
+            if all(reasons):
+                raise SetupError(f"no rung of the ladder can work: {'; '.join(reasons)}")
+        if objective == "reject_on_student":
+            refuse_unconfirmed(self.questions, self.recipe.verify)
+        if objective in TOKEN_LEVEL:  # reading tokens takes seconds
+            fitting(self._scorer, models.student, objective, trust_remote_code=models.trust_remote_code)
+
+    def train(self, settings: TrainSettings, adapter: Path, examples: Path, stage: str) -> Mapping[str, object]:
+        """One student; returns the facts of its stage."""
+        pairs = self._pairs(settings.target)
+        if settings.objective == "reject_on_student":
+            pairs = self._with_own(pairs)
+        return self._train(settings, pairs, adapter, examples, stage)
+
+    def _train(
+        self, settings: TrainSettings, pairs: Sequence[Pair], adapter: Path, examples: Path, stage: str
+    ) -> Mapping[str, object]:
+        models = self.recipe.models
+        return run_train(
+            pairs,
+            adapter,
+            self.manifest,
+            student=models.student,
+            system_prompt=self.recipe.generate.system_prompt,
+            settings=settings,
+            examples_file=examples,
+            max_new_tokens=self.recipe.evaluate.max_new_tokens,
+            load_in_4bit=models.load_in_4bit,
+            trust_remote_code=models.trust_remote_code,
+            overwrite=self.overwrite,
+            quiet=self.quiet,
+            labels=self._pairs("answer") if settings.objective == "step_by_step" else (),
+            teacher=self._scorer if settings.objective in TOKEN_LEVEL else None,
+            stage=stage,
+        )
+
+    def climb(
+        self, dev: Sequence[Question], ask: Callable[[str, Path | None, Path], Sequence[Prediction]]
+    ) -> Ladder:
+        """The ladder of ``auto``, whose student is then in ``5_adapter`` as that of every run."""
+        manifest, settings, models = self.manifest, self.recipe.train, self.recipe.models
+        pairs = self._pairs(settings.target)
+        if not pairs:
+            raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
+        claimed = {
+            "student": self.student,
+            "system_prompt": self.recipe.generate.system_prompt,
+            "examples": _digest(pairs),
+            "dev": digest([[question.id, user_text(question), question.gold] for question in dev]),
+            "load_in_4bit": models.load_in_4bit,
+            "trust_remote_code": models.trust_remote_code,
+            "train": settings.that_count,
+        }
+        manifest.claim("train", claimed, overwrite=self.overwrite, files=[self.directory / "5_adapter"])
+        if manifest.done("train"):
+            return msgspec.convert(manifest.facts("train")["ladder"], Ladder)
+
+        with_own = cache(lambda: self._with_own(pairs))  # sampled once, also where that means anew
+
+        def train(one: TrainSettings, rung: Path, stage: str) -> None:
+            taught = with_own() if one.objective == "reject_on_student" else pairs
+            if taught is not pairs and _digest(taught) == _digest(pairs):
+                raise TrainingError(
+                    "the student's own samples add nothing to the teacher's traces, so this would be sft again; with "
+                    "train.reject_on_student.alone they teach alone"
+                )
+            self._train(one, taught, rung / "adapter", rung / EXAMPLES, stage)
+
+        ladder = climb(Climb(settings, self.directory, manifest, dev, self.refuse, train, ask))
+        put_in_place(ladder, self.directory)
+        facts = manifest.facts(f"train/{RUNGS}/{ladder.shown}")
+        manifest.finish("train", **{**facts, "ladder": msgspec.to_builtins(ladder)})
+        return ladder
+
+    @property
+    def _scorer(self) -> TeacherFiles:
+        models = self.recipe.models
+        return TeacherFiles(None if models.server else models.teacher, self.directory / "2_scores.safetensors")
+
+    def _pairs(self, target: Target) -> list[Pair]:
+        return list(teaching_pairs(
+            self.questions,
+            read_rows(self.directory / "2_traces.jsonl", Trace),
+            read_rows(self.directory / "3_verdicts.jsonl", Verdict),
+            target,
+        ))  # fmt: skip
+
+    def _with_own(self, pairs: list[Pair]) -> list[Pair]:
+        # Asked as a teacher is: a catalogue student then runs on llama.cpp.
+        asked, models = asked_of(self.recipe), self.recipe.models
+        itself = msgspec.structs.replace(models, teacher=models.student, server=None, engine="auto")
+        return with_own(
+            self.questions, pairs, self.directory, self.manifest, recipe=self.recipe, student=self.student,
+            open_student=lambda: self.open_student(itself, asked, self.questions), overwrite=self.overwrite,
+            quiet=self.quiet,
+        )  # fmt: skip
+
+
+def _digest(pairs: Sequence[Pair]) -> str:
+    return digest(sorted([trace_id, user_text(question), text] for trace_id, question, text in pairs))

@@ -1,0 +1,75 @@
+"""The lenient reading: what a text that names no answer most likely answers.
+
+    "She has 12 + 3 = 15 apples left."  ->  ("15 apples", "last_number", False)
+
+Named for what it took: the last number, choice, yes or no, date, time or list, or the quoted, bold or last word.
+"""
+
+import re
+from collections.abc import Sequence
+
+from cotdistill.reading import kinds
+from cotdistill.reading.doubt import denied, moved
+from cotdistill.reading.kinds import MAX_ANSWER
+from cotdistill.reading.moment import dates_in, times_in
+from cotdistill.reading.quantity import NUMBER, UNREAD_DIGIT, in_doubt, quantity_at
+from cotdistill.reading.short_text import bold_in, quoted_in
+
+
+def last_answer(text: str, kind: str, choices: Sequence[str] | None) -> tuple[str, str, bool]:
+    """The last thing in plain text that could be an answer of ``kind`` ("" if there is none), the name of that
+    reading, and whether what stands beside it makes it something else: "not 36", "3 * 12", "36 is wrong"."""
+    if kind == "number":
+        written, doubtful = _last_number(text)
+        return written, "last_number", doubtful
+    start, end, source = _last_span(text, kind, choices)
+    doubtful = end > start and (kinds.boolean_denied if kind == "boolean" else denied)(text, start, end)
+    if kind in ("date", "time"):
+        doubtful = doubtful or moved(text, start, end)
+    return text[start:end].strip(), source, doubtful
+
+
+def _last_span(text: str, kind: str, choices: Sequence[str] | None) -> tuple[int, int, str]:
+    """Where the last thing that is no number stands, and the name of the reading."""
+    if kind == "choice":
+        named = kinds.letters_in(text, len(choices) if choices else 10)
+        return *(named[-1][1:] if named else _last_line(text)), "last_choice"
+    if kind == "boolean":
+        said = list(kinds.BOOLEAN.finditer(text))
+        return *(said[-1].span() if said else (0, 0)), "last_yes_no"
+    if kind in ("date", "time"):
+        moments = dates_in(text) if kind == "date" else times_in(text)
+        return *(moments[-1][1:] if moments else (0, 0)), f"last_{kind}"
+    if kind == "list":
+        brackets = list(re.finditer(r"[\[{][^\[\]{}]{1,2000}[\]}]", text))
+        if brackets:
+            return *brackets[-1].span(), "last_list"
+        start, end = _last_line(text)
+        colon = text.rfind(": ", start, end)
+        return (colon + 2 if colon >= 0 else start), end, "last_list"
+    for spans, source in ((quoted_in(text), "quoted"), (bold_in(text), "bold")):
+        if spans:
+            return *spans[-1], source
+    words = list(re.finditer(r"[\w'-]{1,200}", text))
+    return *(words[-1].span() if words else (0, 0)), "last_word"
+
+
+def _last_number(text: str) -> tuple[str, bool]:
+    for size in (300, len(text)):
+        tail = text.find(" ", len(text) - size) + 1 if size < len(text) else 0
+        if matches := list(NUMBER.finditer(text, tail)):
+            break
+    else:
+        return "", False
+    last = matches[-1]
+    start = last.start() if last["sign"] != "+" else last.start() + 1
+    quantity, end = quantity_at(text, last)
+    if quantity is not None and last["sign"] == "-" and not last["inner"] and quantity.number > 0:
+        start += 1  # a dash between two numbers
+    doubtful = in_doubt(text, last, end) or UNREAD_DIGIT.search(text, end) is not None
+    return (text[start:end].strip() if end - start <= MAX_ANSWER else ""), doubtful
+
+
+def _last_line(text: str) -> tuple[int, int]:
+    end = len(text.rstrip())
+    return text.rfind("\n", 0, end) + 1, end
