@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from cotdistill.asking.ask import row_id
 from cotdistill.download import local_model
 from cotdistill.engines import Completion, EngineName, Message, Request, Sampling
 from cotdistill.engines.opening import find_gguf, open_engine
@@ -30,7 +31,6 @@ from cotdistill.model import Model
 from cotdistill.prediction import Prediction, graded, predict
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question, load_questions
-from cotdistill.sampling.asking import row_id
 
 WARM = (Message("user", "Say yes."),)
 LONGEST_PROMPT = 512

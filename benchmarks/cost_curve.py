@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.asking.ask import ask
 from cotdistill.engines import Message, Request, Sampling
 from cotdistill.engines.opening import open_engine
 from cotdistill.machine import origin
 from cotdistill.prompt import SYSTEM_PROMPT, Shot
 from cotdistill.question import Question
-from cotdistill.sampling.asking import ask
 
 RESULTS = Path(__file__).parent / "results" / "cost_curve.json"
 SAMPLES, SLOTS, SHOTS = (1, 2, 4, 8), (1, 2, 4, 8, 16), (0, 4, 8, 16)

@@ -31,8 +31,8 @@ from cotdistill.journal import read_rows
 from cotdistill.machine import origin, versions
 from cotdistill.prediction import Prediction
 from cotdistill.question import check_golds, load_questions
-from cotdistill.reporting.resampling import difference
-from cotdistill.reporting.statistics import paired, wilson
+from cotdistill.resampling import difference
+from cotdistill.statistics import paired, wilson
 
 RESULTS = Path(__file__).parent / "results" / "generate.json"
 OURS, LITERAL, RAW = "ours: llama.cpp", "literal loop", "raw llama.cpp"
@@ -53,7 +53,7 @@ def plans(options: argparse.Namespace) -> dict[str, Plan]:
         CT2: Plan(way="raw_ctranslate2", **teacher),
         ONE_SLOT: Plan(way="ours", engine="llama_cpp", **{**teacher, "batch": 1}),
         NOT_SHARED: Plan(way="raw_llama_cpp", share=False, **teacher),
-        OURS_SMALL: Plan(way="ours", engine="transformers", **small),
+        OURS_SMALL: Plan(way="ours", engine="transformers", **{**small, "batch": max(options.batches)}),
     }
     for batch in options.batches:
         arms[f"{RAW_SMALL}, batch {batch}"] = Plan(way="raw_transformers", **{**small, "batch": batch})
@@ -201,8 +201,8 @@ def main() -> None:
     parser.add_argument("--teacher", default="qwen2.5-coder-1.5b-instruct")
     parser.add_argument("--small", default="smollm2-135m-instruct")
     parser.add_argument("--new_tokens", type=int, default=160)
-    parser.add_argument("--slots", type=int, default=16, help="slots of llama.cpp and rows of our transformers engine")
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32], help="of raw transformers")
+    parser.add_argument("--slots", type=int, default=16, help="slots of llama.cpp, rows of CTranslate2")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32], help="of transformers; ours: the most")
     parser.add_argument("--literal", type=int, default=0, help="questions of each block for the literal loop; 0: all")
     parser.add_argument("--scratch", type=Path, default=Path("runs/bench_generate"))
     parser.add_argument("--output", type=Path, default=RESULTS)

@@ -27,7 +27,7 @@ from cotdistill.journal import read_rows
 from cotdistill.machine import versions
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question, load_questions
-from cotdistill.reporting.statistics import paired, wilson
+from cotdistill.statistics import paired, wilson
 
 STRICT = r"#### (\-?[0-9\.\,]+)"
 FLEXIBLE = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"

@@ -26,11 +26,11 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.asking.ask import Account, row_id
 from cotdistill.engines import Sampling
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import Journal, read_rows
 from cotdistill.question import Question
-from cotdistill.sampling.asking import Account, row_id
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.trace import Trace, teach

@@ -10,6 +10,7 @@ same line goes on after a stop, and each arm leaves a small file in benchmarks/r
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,10 @@ import msgspec
 from cotdistill.journal import read_rows
 from cotdistill.machine import versions
 from cotdistill.prediction import Prediction
+from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.question import load_questions
 from cotdistill.report import Facts, build_report
-from cotdistill.reporting.statistics import p_text
+from cotdistill.statistics import p_text
 from cotdistill.storage.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results" / "objectives"
@@ -101,7 +103,10 @@ class Bench:
         if arm != "base":
             self.teach()
             facts = self.learn(arm)
-            answers["student"] = self.asked(arm, ["--lora_model", str(self.work / arm)])
+            adapter = ["--lora_model", str(self.work / arm)]
+            answers["student"] = self.asked(arm, adapter)
+            if arm == "step_by_step":  # which is to answer at once, too
+                answers["student_label"] = self.asked(f"{arm}_label", [*adapter, "--system_prompt", LABEL_PROMPT])
         questions = load_questions(self.dev).rows
         report = build_report(questions, answers, facts=Facts(versions=versions()))
         row = {
@@ -145,7 +150,7 @@ class Bench:
 
     def call(self, *words: object) -> None:
         command = ["cotdistill", *map(str, words)]
-        self.commands.append(" ".join(command).replace(f"{self.data}/", "DIRECTORY/"))
+        self.commands.append(shlex.join(command).replace(f"{self.data}/", "DIRECTORY/"))
         print(f"$ {self.commands[-1]}", flush=True)
         subprocess.run([sys.executable, "-m", *command], check=True)
 
@@ -166,6 +171,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['dataset']} | {arm} | {score['correct']}/{score['n']} | {accuracy} | {paired} | {cost} |"
         )
+        if label := row["models"].get("student_label"):
+            span = f"{100 * label['accuracy']:.0f} % [{100 * label['ci_low']:.0f}, {100 * label['ci_high']:.0f}]"
+            lines.append(f"| | {arm}, at once | {label['correct']}/{label['n']} | {span} | | | | | |")
     return "\n".join(lines)
 
 

@@ -10,13 +10,13 @@ import argparse
 import json
 from pathlib import Path
 
+from cotdistill.asking.ask import ask
 from cotdistill.engines import Sampling
 from cotdistill.engines.opening import open_engine
 from cotdistill.generated import Task, chance_rate, generate
 from cotdistill.prediction import graded
 from cotdistill.prompt import SYSTEM_PROMPT
-from cotdistill.reporting.statistics import wilson
-from cotdistill.sampling.asking import ask
+from cotdistill.statistics import wilson
 
 SEED = 7
 DIGITS = {"min_digits": 1, "max_digits": 1}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cotdistill.report import Comparison, Report, from_json
-from cotdistill.reporting.statistics import p_text
+from cotdistill.statistics import p_text
 
 
 def model_table(comparison: Comparison) -> str:

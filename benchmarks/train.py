@@ -70,7 +70,8 @@ def main() -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """One line an arm; the ratios are ours to it."""
-    lines = ["| student | arm | tokens/s | peak memory | ours is | with, of its memory |", "|---|---|--:|--:|--:|--:|"]
+    head = "| student | arm | tokens/s | peak memory | ours is | our share of its memory |"
+    lines = [head, "|---|---|--:|--:|--:|--:|"]
     for row in {row["model"]: row for row in rows}.values():  # every row of a model tells of all its arms
         for arm, rate in row["tokens_per_second"].items():
             peak = row["peak_mb"][arm]

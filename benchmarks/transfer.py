@@ -21,7 +21,7 @@ from cotdistill.machine import versions
 from cotdistill.prediction import Prediction
 from cotdistill.question import load_questions
 from cotdistill.report import Facts, build_report
-from cotdistill.reporting.statistics import p_text
+from cotdistill.statistics import p_text
 
 RESULTS = Path(__file__).parent / "results" / "transfer"
 
@@ -49,7 +49,10 @@ def main() -> None:
 def transfer(name: str, options: argparse.Namespace) -> None:
     learnt, arm = options.adapter.parent.name, options.adapter.name
     result = RESULTS / f"{learnt}_{arm}_on_{name}.json"
+    settings = {"base": options.base, "limit": options.limit, "new_tokens": options.new_tokens}
     if result.exists():
+        if (before := json.loads(result.read_text())["settings"]) != settings:
+            sys.exit(f"{result} was made with {before}; move it away")
         return
     test, work = options.data / f"{name}_dev.jsonl", options.adapter.parent.parent
     files = {"base": work / f"base_on_{name}.jsonl", "student": options.adapter.parent / f"{arm}_on_{name}.jsonl"}
@@ -60,13 +63,13 @@ def transfer(name: str, options: argparse.Namespace) -> None:
             str(file), "--limit", str(options.limit), "--batch_size", "32", "--max_new_tokens", str(options.new_tokens),
             *(["--lora_model", str(options.adapter)] if who == "student" else []),
         ]  # fmt: skip
-        said.append(" ".join(command).replace(f"{options.data}/", "DIRECTORY/"))
+        said.append(" ".join(command).replace(f"{options.data}/", "DIRECTORY/").replace(f"{work}/", "RUNS/"))
         subprocess.run([sys.executable, "-m", *command], check=True)
     answers = {who: list(read_rows(file, Prediction)) for who, file in files.items()}
     report = build_report(load_questions(test, limit=options.limit).rows, answers, facts=Facts(versions=versions()))
     row = {
-        "learnt": learnt, "arm": arm, "on": name, "models": report.models, "paired": report.paired,
-        "paired_strict": report.paired_strict, "commands": said, "versions": versions(),
+        "learnt": learnt, "arm": arm, "on": name, "settings": settings, "models": report.models,
+        "paired": report.paired, "paired_strict": report.paired_strict, "commands": said, "versions": versions(),
     }  # fmt: skip
     result.write_bytes(msgspec.json.format(msgspec.json.encode(row), indent=1) + b"\n")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.answer import Answer, find_answer, kind_of, read_answer, same_answer
+from cotdistill.asking.trace_file import TraceFile
 from cotdistill.card import CARD, read_card
 from cotdistill.journal import Journal, forget_errors, read_rows
 from cotdistill.judging.contamination import Contamination
@@ -25,7 +26,6 @@ from cotdistill.reading.kinds import KINDS
 from cotdistill.reading.symbolic import latex
 from cotdistill.recipe import Recipe, decode_recipe, dump_recipe, load_recipe
 from cotdistill.report import from_json
-from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.shown import one_line
 from cotdistill.steps import check_steps
 from cotdistill.storage.manifest import Manifest

@@ -14,7 +14,7 @@ from cotdistill.journal import read_rows, write_rows
 from cotdistill.prediction import Prediction
 from cotdistill.reporting.across import Across, across
 from cotdistill.reporting.across_page import MARK
-from cotdistill.reporting.statistics import mcnemar
+from cotdistill.statistics import mcnemar
 from synthetic_run import HOSTILE, make_run
 
 

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from cotdistill.formats.parameter_count import parameter_count
 from cotdistill.learning.relation import Relation
+from cotdistill.model_files.parameter_count import parameter_count
 from cotdistill.plans.budget import Sample, Sizes, assumptions, budget
 from cotdistill.plans.forecast import Forecast, Range, StageForecast, forecast
 from cotdistill.recipe import Recipe, decode_recipe

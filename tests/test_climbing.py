@@ -12,11 +12,11 @@ from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import ResumeError, SetupError, TrainingError
 from cotdistill.example import Example
 from cotdistill.journal import write_rows
-from cotdistill.learning import teaching
 from cotdistill.recipe import decode_recipe
 from cotdistill.report import from_json
 from cotdistill.reporting.across import across
 from cotdistill.reporting.table import print_report
+from cotdistill.stages import teaching
 from cotdistill.status import status_of
 from cotdistill.storage.disk import write_atomic
 from test_pipeline import recipe, solve, teacher  # noqa: F401

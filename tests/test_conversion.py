@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cotdistill.errors import SetupError
-from cotdistill.formats import conversion
-from cotdistill.formats.conversion import SOURCE_FILE, is_converted, read_header, to_hugging_face
 from cotdistill.identity import sha256_of
+from cotdistill.model_files import conversion
+from cotdistill.model_files.conversion import SOURCE_FILE, is_converted, read_header, to_hugging_face
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BYTES = list(bytes_to_unicode().values())

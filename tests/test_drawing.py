@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from cotdistill import pipeline
+from cotdistill.asking.ask import asked_once
 from cotdistill.commands import generate as command
 from cotdistill.engines import Completion, Request, Sampling
 from cotdistill.engines.scripted import ScriptedEngine
@@ -16,7 +17,6 @@ from cotdistill.engines.server import Server
 from cotdistill.errors import DataError, ResumeError, UsageError
 from cotdistill.journal import read_rows
 from cotdistill.question import Question
-from cotdistill.sampling.asking import asked_once
 from cotdistill.settings.generate import Escalate, Generate
 from cotdistill.settings.models import Models
 from cotdistill.settings.verify import Verify

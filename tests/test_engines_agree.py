@@ -11,8 +11,8 @@ from cotdistill.engines import Message, Request, Sampling
 from cotdistill.engines.literal import literal_ids
 from cotdistill.engines.llama_cpp import LlamaCppEngine, _plain
 from cotdistill.engines.transformers_engine import TransformersEngine
-from cotdistill.formats.gguf_file import write_gguf
 from cotdistill.identity import model_hash
+from cotdistill.model_files.gguf_file import write_gguf
 from cotdistill.prompt import SYSTEM_PROMPT
 from cotdistill.settings.lora import Lora
 
@@ -59,6 +59,7 @@ def test_engines_get_the_same_tokens_and_answers_part_only_at_near_ties(tmp_path
         base_url=engine.address, headers={"Authorization": f"Bearer {engine._key}"}, trust_env=False
     ) as http:
         for request in asked:
+            assert (literal_ids(http, request.messages) is None) == ("<|" not in request.key)
             if "<|" in request.key:
                 assert literal_ids(http, request.messages) == model.template.prompt_ids(request.messages)
                 continue

@@ -16,11 +16,11 @@ from cotdistill.commands.export import Quant, export
 from cotdistill.engines import Message, Request, Sampling
 from cotdistill.engines.opening import open_engine
 from cotdistill.errors import DataError, ResumeError, SetupError, UsageError
-from cotdistill.formats import merged as merging
-from cotdistill.formats.merged import merge, save_merged
 from cotdistill.hardware import place
 from cotdistill.identity import model_hash
 from cotdistill.model import load_model
+from cotdistill.model_files import merged as merging
+from cotdistill.model_files.merged import merge, save_merged
 from cotdistill.settings.lora import Lora
 from test_gguf_file import make_student
 from test_pipeline import recipe

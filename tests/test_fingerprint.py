@@ -31,7 +31,7 @@ COUNTED = {
             ("num_epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_length",
              "gradient_checkpointing", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "target", "seed",
              "lr_scheduler", "warmup_ratio", "optim", "validation", "patience", "use_dora", "use_rslora",
-             "objective", "alpha"),
+             "objective", "alpha", "student_share", "beta", "max_new_tokens", "teacher_weight", "top_k"),
             "train",
         ),
     },

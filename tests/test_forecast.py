@@ -8,8 +8,8 @@ import pytest
 from cotdistill.engines.server import Server
 from cotdistill.learning.relation import Tokens, relation
 from cotdistill.plans.forecast import Range, Training, Work, compared, compared_text, forecast, mean, percentile
-from cotdistill.plans.power import expected_changes, needed_questions, power
-from cotdistill.reporting.statistics import Paired, decide, mcnemar
+from cotdistill.power import expected_changes, needed_questions, power
+from cotdistill.statistics import Paired, decide, mcnemar
 
 TRAINING = Training(Range(80, 60, 95), 2, [100, 100], 0.01)
 

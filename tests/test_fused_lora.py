@@ -44,6 +44,21 @@ def test_outputs_and_gradients_are_pefts_and_peft_is_back_afterwards(tiny, part)
     assert torch.equal(outcome(layer, x)[0], expected[0])
 
 
+def test_a_gate_learns_where_only_gate_and_down_are_adapted(tiny):
+    module, block = block_of(tiny, dropout=0.0, targets=("gate_proj", "down_proj"))
+    x = torch.randn(1, 5, 32)  # as at the first adapted layer, whose input has no gradient
+
+    def gradient():
+        block.zero_grad()
+        block(x).cos().sum().backward()
+        return next(p.grad for name, p in block.gate_proj.named_parameters() if "lora_A" in name and p.grad is not None)
+
+    expected = gradient()
+    fuse(module)
+    assert expected.abs().max() > 0
+    assert torch.allclose(gradient(), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
 def test_dropout_drops_in_training_only_and_its_gradient_is_that_of_what_was_kept(tiny):
     module, block = block_of(tiny, dropout=0.5)
     fuse(module)

@@ -12,9 +12,9 @@ from cotdistill.card import AdapterCard
 from cotdistill.commands.evaluate import evaluate
 from cotdistill.engines.opening import open_engine
 from cotdistill.errors import SetupError
-from cotdistill.formats.gguf_adapter import write_gguf_adapter
-from cotdistill.formats.gguf_file import write_gguf
 from cotdistill.identity import model_hash
+from cotdistill.model_files.gguf_adapter import write_gguf_adapter
+from cotdistill.model_files.gguf_file import write_gguf
 from cotdistill.settings.lora import Lora
 from test_gguf_file import ASKED, CARD, make_other, make_student
 

@@ -12,11 +12,11 @@ from conftest import CHATML, LLAMA, THINK, adding_bos, make_gpt2, make_model, ma
 from cotdistill.card import AdapterCard, read_card
 from cotdistill.engines import Message
 from cotdistill.errors import SetupError
-from cotdistill.formats import gguf_file
-from cotdistill.formats.gguf_file import check_writable, write_gguf
-from cotdistill.formats.modelfile import modelfile, turns_of
-from cotdistill.formats.quantisation import quantised, tensor_type
-from cotdistill.formats.vocabulary import read_vocabulary
+from cotdistill.model_files import gguf_file
+from cotdistill.model_files.gguf_file import check_writable, write_gguf
+from cotdistill.model_files.modelfile import modelfile, turns_of
+from cotdistill.model_files.quantisation import quantised, tensor_type
+from cotdistill.model_files.vocabulary import read_vocabulary
 
 CARD = AdapterCard("Add.", "t" * 16, "b" * 16, "tiny")
 ASKED = (Message("system", "Add."), Message("user", "What is the sum of 12 and 30?"))

@@ -2,9 +2,9 @@
 
 import pytest
 
+from cotdistill.asking.hint import tells, with_hint
 from cotdistill.engines import Message
 from cotdistill.question import Question
-from cotdistill.sampling.hint import tells, with_hint
 from cotdistill.trace import Trace
 from cotdistill.verdict import judge
 

@@ -19,8 +19,8 @@ from cotdistill.errors import CotdistillError, DataError, ResumeError, UsageErro
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import judge_question
 from cotdistill.judging.likelihood import Likelihood, Likelihoods, text_hash
-from cotdistill.judging.student_scores import mean_nats
 from cotdistill.learning.loss import AnswerLoss
+from cotdistill.learning.student_scores import mean_nats
 from cotdistill.question import Question
 from cotdistill.recipe import decode_recipe
 from cotdistill.settings.verify import Verify
@@ -40,10 +40,10 @@ def naive(model, row):
 def test_nats_are_the_mean_of_the_models_own_log_softmax_row_by_row(tmp_path, make, packed, monkeypatch):
     model = on_cpu(make(tmp_path))
     if not packed:
-        monkeypatch.setattr("cotdistill.judging.student_scores.choose",
+        monkeypatch.setattr("cotdistill.learning.student_scores.choose",
                             lambda module, rows, pad, pack: AnswerLoss(module, pad, packed=False, chunked=False))  # fmt: skip
-    monkeypatch.setattr("cotdistill.judging.student_scores.WINDOW", 5)
-    monkeypatch.setattr("cotdistill.judging.student_scores.AT_ONCE", 2)
+    monkeypatch.setattr("cotdistill.learning.student_scores.WINDOW", 5)
+    monkeypatch.setattr("cotdistill.learning.student_scores.AT_ONCE", 2)
     rows = make_examples(model, 11)
     random.Random(0).shuffle(rows)
     expected = {row.trace_id: naive(model, row) for row in rows}
@@ -109,7 +109,7 @@ def scored(monkeypatch):
             ids.append(row.trace_id)
             yield row, nats
 
-    monkeypatch.setattr("cotdistill.judging.student_scores.mean_nats", noted)
+    monkeypatch.setattr("cotdistill.learning.student_scores.mean_nats", noted)
     return ids
 
 

@@ -1,6 +1,7 @@
 """The engine for OpenAI-compatible servers, against a server that misbehaves."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -69,6 +70,27 @@ def test_what_a_server_answers_comes_back_byte_for_byte_with_its_tokens():
     assert one.thinking is None
     assert engine.describe()["model"] == "m"
     assert engine.describe()["base_url"] == server.url
+
+
+def test_collecting_garbage_leaves_what_was_there_alone_while_replies_wait_and_no_longer():
+    before = gc.get_freeze_count()
+    with ServerDouble([answers("4")]) as server:
+        engine = engine_on(server)
+        for _ in engine.complete(requests(3), Sampling()):
+            assert gc.get_freeze_count() > before + 1000
+        engine.close()
+    assert gc.get_freeze_count() <= before
+
+
+def test_first_requests_do_not_go_out_all_at_once():
+    def slowly(handler, body):
+        time.sleep(0.2)
+        answers("4")(handler, body)
+
+    with ServerDouble([slowly] * 8) as server:
+        ask(engine_on(server, concurrency=8), 8)
+    assert server.most_in_flight == 8
+    assert server.times[-1] - server.times[0] > 0.02
 
 
 @pytest.mark.parametrize(

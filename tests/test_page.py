@@ -18,8 +18,8 @@ from cotdistill.reporting.browse import pieces, unpack
 from cotdistill.reporting.model_card import MARK, shareable
 from cotdistill.reporting.publication import publish
 from cotdistill.reporting.run_files import read_run, report_of
-from cotdistill.reporting.statistics import Paired
 from cotdistill.reporting.tabular import tabular
+from cotdistill.statistics import Paired
 from synthetic_run import HOSTILE, make_run
 
 

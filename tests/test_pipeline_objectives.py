@@ -171,6 +171,8 @@ def test_the_flags_of_an_objective_are_its_settings(tiny, other, tmp_path, monke
         (["--objective", "auto"], "cotdistill run"),
         (["--objective", "step_by_step", "--alpha", "1"], "alpha between 0 and 1"),
         (["--teacher_model", "somebody"], "leave --teacher_model out"),
+        (["--beta", "1"], "sft has no --beta"),
+        (["--objective", "offline_kd", "--teacher_model", "somebody", "--student_share", "1"], "no --student_share"),
     ],
 )
 def test_the_command_refuses_what_cannot_work(tiny, tmp_path, flags, said):

@@ -5,7 +5,7 @@ import pytest
 from conftest import on_cpu
 from cotdistill.engines import Message, Request, Sampling
 from cotdistill.engines.llama_cpp import LlamaCppEngine
-from cotdistill.formats.gguf_file import write_gguf
+from cotdistill.model_files.gguf_file import write_gguf
 from test_gguf_file import CARD, make_student
 
 

@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cotdistill.plans.power import needed_questions
-from cotdistill.reporting.resampling import MOST_EXACT, Interval, difference, gap, sign_flip
-from cotdistill.reporting.statistics import mcnemar, questions_needed
+from cotdistill.power import needed_questions
+from cotdistill.resampling import MOST_EXACT, Interval, difference, gap, sign_flip
+from cotdistill.statistics import mcnemar, questions_needed
 
 
 def counted(gained: int, lost: int, n: int) -> dict[float, int]:

@@ -7,10 +7,10 @@ from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
 from cotdistill.journal import write_rows
-from cotdistill.learning import teaching
-from cotdistill.learning.self_samples import TRACES, VERDICTS, own_pairs, refuse_unconfirmed
 from cotdistill.question import Question
 from cotdistill.settings.verify import Verify
+from cotdistill.stages import teaching
+from cotdistill.stages.self_samples import TRACES, VERDICTS, own_pairs, refuse_unconfirmed
 from cotdistill.stages.train import run_train
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict

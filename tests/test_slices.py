@@ -1,6 +1,6 @@
 from cotdistill.question import Question
 from cotdistill.reporting.slices import slices
-from cotdistill.reporting.statistics import mcnemar
+from cotdistill.statistics import mcnemar
 
 
 def asked(n: int) -> list[Question]:

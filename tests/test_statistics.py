@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from cotdistill.reporting.statistics import Paired, decide, gap_closed, mcnemar, p_text, paired, wilson
+from cotdistill.statistics import Paired, decide, gap_closed, mcnemar, p_text, paired, wilson
 
 Z = 1.959963984540054
 

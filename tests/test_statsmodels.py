@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cotdistill.reporting.statistics import mcnemar, wilson
+from cotdistill.statistics import mcnemar, wilson
 
 proportion = pytest.importorskip("statsmodels.stats.proportion")
 contingency = pytest.importorskip("statsmodels.stats.contingency_tables")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cotdistill.judging.step_count import step_count
+from cotdistill.reading.step_count import step_count
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.asking.trace_cache import TraceCache
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.cached import CachedEngine
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import read_rows
 from cotdistill.question import Question
-from cotdistill.sampling.trace_cache import TraceCache
 from cotdistill.settings.generate import Generate
 from cotdistill.stages.generate import run_generate
 from cotdistill.storage.manifest import Manifest

@@ -15,7 +15,7 @@ from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.settings.train import TrainSettings
 
 if TYPE_CHECKING:
-    from cotdistill.learning.teaching import Teaching
+    from cotdistill.stages.teaching import Teaching
 
 STAGE = f"train/{ANSWER_ONLY}"
 ADAPTER = f"5_{ANSWER_ONLY}"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.asking.trace_file import TraceFile
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import judge_question
 from cotdistill.question import Question
-from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import teaching_pairs

@@ -20,14 +20,14 @@ from filelock import FileLock, Timeout
 
 from cotdistill.catalog import CatalogModel, find_model, names
 from cotdistill.errors import SetupError
-from cotdistill.formats.conversion import (
+from cotdistill.identity import sha256_of
+from cotdistill.model_files.conversion import (
     disk_errors,
     is_converted,
     refuse_other_model,
     require_space,
     to_hugging_face,
 )
-from cotdistill.identity import sha256_of
 from cotdistill.sources import Progress, Unavailable, from_hub, from_wheels, size_of
 
 log = logging.getLogger(__name__)

@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 
 from cotdistill.errors import SetupError
-from cotdistill.formats.gguf_file import adds_bos, check_writable, write_gguf
-from cotdistill.formats.merged import Merged, merge, refuse_existing, save_merged
-from cotdistill.formats.modelfile import modelfile
-from cotdistill.formats.quantisation import Quant
+from cotdistill.model_files.gguf_file import adds_bos, check_writable, write_gguf
+from cotdistill.model_files.merged import Merged, merge, refuse_existing, save_merged
+from cotdistill.model_files.modelfile import modelfile
+from cotdistill.model_files.quantisation import Quant
 from cotdistill.storage.disk import write_atomic
 
 log = logging.getLogger(__name__)

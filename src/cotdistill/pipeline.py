@@ -26,7 +26,6 @@ from cotdistill.engines.server import Server
 from cotdistill.errors import DataError, NotWorthIt
 from cotdistill.learning.lint import check_packages
 from cotdistill.learning.ranks import here
-from cotdistill.learning.teaching import Teaching
 from cotdistill.line_up import Asked, line_up
 from cotdistill.overlap import refuse_shown
 from cotdistill.plans.plan import BASE, Plan, lines
@@ -48,6 +47,7 @@ from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.generate import run_generate
 from cotdistill.stages.likelihoods import run_likelihoods
 from cotdistill.stages.models import OpenEngine, Teacher, identify, teacher_engine
+from cotdistill.stages.teaching import Teaching
 from cotdistill.stages.verify import run_verify
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.lock import locked

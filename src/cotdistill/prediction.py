@@ -10,12 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.asking.ask import ask, record, row_id
 from cotdistill.engines import Completion, Engine, Finish, Sampling
 from cotdistill.grade import grade
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
 from cotdistill.reading.symbolic import same_symbolic
-from cotdistill.sampling.asking import ask, record, row_id
 
 
 class Prediction(msgspec.Struct, frozen=True):

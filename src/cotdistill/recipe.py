@@ -16,8 +16,8 @@ import msgspec
 import yaml
 
 from cotdistill.bounds import PlanQuestions
+from cotdistill.choices import with_choices
 from cotdistill.errors import DataError, UsageError
-from cotdistill.settings.choices import with_choices
 from cotdistill.settings.evaluate import Evaluate, baselines_in
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models

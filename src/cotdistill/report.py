@@ -9,7 +9,7 @@
 Pure: lists of predictions in, frozen structs out. The denominator is the list of planned questions, so a
 row that failed, was cut off or found no answer is a wrong one, and a file that lacks rows is an error.
 The verdict rests on the lenient reading, in which a base that only lacks the format is not a straw man.
-Of several samples per question the first counts. Several runs and seeds are ``across.py``'s.
+Of several samples per question the first counts. Several runs and seeds are ``reporting/across.py``'s.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ from cotdistill.errors import DataError
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.reporting.causes import Cause, likely_causes
-from cotdistill.reporting.resampling import Interval, difference, gap
 from cotdistill.reporting.score import ModelScore, first_samples_of, is_correct, summarize
 from cotdistill.reporting.slices import Slice, slices
-from cotdistill.reporting.statistics import Decision, Paired, decide, gap_closed, p_text, paired
+from cotdistill.resampling import Interval, difference, gap
 from cotdistill.settings.evaluate import ANSWER_ONLY
+from cotdistill.statistics import Decision, Paired, decide, gap_closed, p_text, paired
 
 FIRST_MODELS = ("base", "base_few_shot", "base_native", "student", ANSWER_ONLY, "teacher")
 ASKED = {"base_few_shot": "asked with the worked examples", "base_native": "asked with its own default prompt"}

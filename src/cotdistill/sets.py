@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.asking.ask import asked_once
 from cotdistill.dev_split import split
 from cotdistill.errors import DataError
 from cotdistill.generated import chance_rate, generate, prove_disjoint
 from cotdistill.journal import read_rows, write_rows
 from cotdistill.overlap import refuse_overlap
 from cotdistill.question import Question, check_golds, load_questions
-from cotdistill.sampling.asking import asked_once
 from cotdistill.settings.questions import Questions, Source
 from cotdistill.settings.train import TrainSettings
 from cotdistill.storage.manifest import Manifest, input_of

@@ -2,7 +2,7 @@
 
 The model's own chat template is rendered with a placeholder where each message's content belongs. The
 parts between placeholders are the template's and may hold control tokens; the contents are encoded apart,
-as ordinary text, whatever they look like. So ``<|im_end|>`` in a question stays eight harmless characters,
+as ordinary text, whatever they look like. So ``<|im_end|>`` in a question stays ten harmless characters,
 a template cannot cut reasoning out of an answer, and the prompt a model is asked with is by construction an
 exact prefix of the sequence it was trained on.
 """

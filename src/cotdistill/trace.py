@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cotdistill.answer import find_answer
+from cotdistill.asking.ask import record
 from cotdistill.engines import Completion, Engine, Finish, Sampling
 from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
-from cotdistill.sampling.asking import record
 
 if TYPE_CHECKING:
-    from cotdistill.sampling.drawing import Drawing, Step
+    from cotdistill.asking.drawing import Drawing, Step
 
 
 class Trace(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,7 +54,7 @@ def teach(
     show: Callable[[Trace], object] = lambda trace: None,
 ) -> None:
     """Ask one teacher every question ``num_samples`` times and append the traces to ``path``; as ``collect``."""
-    from cotdistill.sampling.drawing import Drawing, Step  # late: it judges traces
+    from cotdistill.asking.drawing import Drawing, Step  # late: it judges traces
 
     step = Step("", 0, num_samples, sampling)
     drawing = Drawing(questions, [step], lambda question, _: messages_for(question, system, shots))

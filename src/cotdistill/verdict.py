@@ -13,12 +13,12 @@ from typing import Literal
 import msgspec
 
 from cotdistill.answer import Answer, find_answer, same_answer
+from cotdistill.asking.hint import tells
 from cotdistill.grade import Symbolic, gold_of, matches, percent_unclear
-from cotdistill.judging.step_count import step_count
 from cotdistill.question import Question
 from cotdistill.reading.kinds import KINDS
 from cotdistill.reading.marker import MARKERS, run_on
-from cotdistill.sampling.hint import tells
+from cotdistill.reading.step_count import step_count
 from cotdistill.steps import check_steps
 from cotdistill.trace import Trace
 

@@ -79,12 +79,12 @@ def generate(
 
     Traces go to OUTPUT_FILE, verdicts beside it. The same command goes on where it was stopped.
     """
+    from cotdistill.asking.ask import asked_once
     from cotdistill.engines import Sampling
     from cotdistill.engines.opening import engine_name, takes_gguf
     from cotdistill.errors import SetupError, UsageError
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
-    from cotdistill.sampling.asking import asked_once
     from cotdistill.settings.generate import Escalate, Generate
     from cotdistill.settings.models import Models
     from cotdistill.settings.verify import Verify

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,20 +95,24 @@ def train(
         str | None, typer.Option("--teacher_model", help="on_policy, offline_kd: who scores each token.")
     ] = None,
     student_share: Annotated[
-        float, typer.Option("--student_share", min=0.0, max=1.0, help="on_policy: rows that the student writes itself.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--student_share", min=0.0, max=1.0, help="on_policy: rows that the student writes itself (0.5)."),
+    ] = None,
     beta: Annotated[
-        float, typer.Option("--beta", min=0.0, max=1.0, help="on_policy: 0 is KL(teacher || student), 1 the reverse.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--beta", min=0.0, max=1.0, help="on_policy: 0 is KL(teacher || student), 1 the reverse (0.5)."),
+    ] = None,
     max_new_tokens: Annotated[
-        int, typer.Option("--max_new_tokens", min=1, help="on_policy: longest text that the student writes.")
-    ] = 256,
+        int | None, typer.Option("--max_new_tokens", min=1, help="on_policy: longest text the student writes (256).")
+    ] = None,
     teacher_weight: Annotated[
-        float, typer.Option("--teacher_weight", min=0.01, max=1.0, help="offline_kd: share of the teacher in the loss.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--teacher_weight", min=0.01, max=1.0, help="offline_kd: the teacher's share of the loss (0.5)."),
+    ] = None,
     top_k: Annotated[
-        int, typer.Option("--top_k", min=1, help="on_policy, offline_kd: the teacher's tokens that are told apart.")
-    ] = 32,
+        int | None,
+        typer.Option("--top_k", min=1, help="on_policy, offline_kd: the teacher's tokens that are told apart (32)."),
+    ] = None,
     system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
     load_in_4bit: o.Load4Bit = None,
     device_map: o.DeviceMap = "auto",
@@ -139,7 +143,6 @@ def train(
     from cotdistill.learning.ranks import here
     from cotdistill.learning.scoring_teacher import TeacherFiles
     from cotdistill.settings.lora import Lora
-    from cotdistill.settings.objective import OfflineSettings, OnPolicySettings
     from cotdistill.settings.train import TrainSettings
     from cotdistill.stages.train import run_train
     from cotdistill.storage.lock import locked
@@ -165,8 +168,13 @@ def train(
             lora=lora,
             objective=objective.value,
             alpha=alpha,
-            on_policy=OnPolicySettings(student_share, beta, top_k, max_new_tokens),
-            offline_kd=OfflineSettings(teacher_weight, top_k),
+            **_own(
+                objective,
+                on_policy={
+                    "student_share": student_share, "beta": beta, "top_k": top_k, "max_new_tokens": max_new_tokens
+                },
+                offline_kd={"weight": teacher_weight, "top_k": top_k},
+            ),
             report_to=report_to.value,
         )
     refuse_alone(settings.objective)
@@ -226,3 +234,19 @@ def train(
         f"{output_dir}: {facts['examples']} examples, {facts['steps']} steps, {facts['targets']}; "
         f"loss {losses[0][1]:.3f} -> {losses[-1][1]:.3f} nats a token"  # type: ignore[index]
     )
+
+
+def _own(objective: Objective, **given: dict[str, float | int | None]) -> dict[str, Any]:
+    """The settings of the objective that has its own. Raises ``UsageError`` for flags of another one."""
+    from cotdistill.settings.objective import OfflineSettings, OnPolicySettings
+
+    types: dict[str, Any] = {"on_policy": OnPolicySettings, "offline_kd": OfflineSettings}
+    said = {name: {key: value for key, value in flags.items() if value is not None} for name, flags in given.items()}
+    mine = said.get(objective.value, {})
+    foreign = [f"--{_FLAGS.get(key, key)}" for flags in said.values() for key in flags if key not in mine]
+    if foreign:
+        raise UsageError(f"{objective.value} has no {foreign[0]}; see docs/objectives.md for what each objective has")
+    return {objective.value: types[objective.value](**mine)} if mine else {}
+
+
+_FLAGS = {"weight": "teacher_weight"}

@@ -14,8 +14,8 @@ from hashlib import blake2b
 
 import msgspec
 
+from cotdistill.asking.trace_cache import TraceCache
 from cotdistill.engines import Completion, Engine, Request, Sampling
-from cotdistill.sampling.trace_cache import TraceCache
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,10 @@ LARGEST_REPLY = 16 << 20
 PATIENCE_TO_CONNECT = 20.0
 """Seconds."""
 
+PACE = 0.003
+"""Seconds between the first requests to an endpoint. Sent all at once, their answers come all at once, and each waits
+until the event loop is through with those before it."""
+
 
 class Reception(msgspec.Struct, frozen=True):
     """A reply as it came in, uncompressed."""
@@ -123,13 +127,14 @@ class Endpoint:
 
 
 class Tickets:
-    """All tickets of all endpoints, in one queue."""
+    """All tickets of all endpoints, in one queue. To be made and used in one event loop."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._free: asyncio.Queue[Endpoint] = asyncio.Queue()
-        for _ in range(max(int(endpoint.limit) for endpoint in endpoints)):
-            for endpoint in endpoints:
-                self._issue(endpoint)
+        for endpoint in endpoints:
+            for number in range(int(endpoint.limit)):
+                endpoint.tickets += 1
+                asyncio.get_running_loop().call_later(number * PACE, self._free.put_nowait, endpoint)
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Endpoint]:

@@ -56,7 +56,7 @@ class LlamaCppEngine:
         if (threads := _fewer_threads()) is not None:
             parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         if adapter:
-            from cotdistill.formats.gguf_adapter import write_gguf_adapter
+            from cotdistill.model_files.gguf_adapter import write_gguf_adapter
 
             converted = Path(self._states.name) / "adapter.gguf"
             write_gguf_adapter(adapter, path, converted)
@@ -148,26 +148,39 @@ class LlamaCppEngine:
             "seed": sampling.seed_of(request),
         }
         try:
-            if looks_marked(request.messages):
-                with self._http() as http:
-                    prompt = literal_ids(http, request.messages)
-                answer = self._server.handle_completions({"prompt": prompt, **body})
-            else:
+            ids = self._literal(request.messages)
+            if ids is None:
                 answer = self._server.handle_chat_completions({"messages": _plain(request.messages), **body})
+            else:
+                answer = self._server.handle_completions({"prompt": ids, **body})
             if "error" in answer:
                 raise RuntimeError(answer["error"].get("message", "refused"))
             choice, usage = answer["choices"][0], answer["usage"]
-        except (RuntimeError, KeyError, IndexError, TypeError) as error:
+            message = choice["message"] if ids is None else _split(choice["text"])
+        except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
             return Completion(request.key, "", "error", 0, 0, 0.0, f"llama.cpp: {error}")
         finish = choice.get("finish_reason")
         return Completion(
             key=request.key,
-            text=(choice["message"].get("content") if "message" in choice else choice["text"]) or "",
+            text=message.get("content") or "",
             finish="stop" if finish == "stop" else "length",
             prompt_tokens=int(usage["prompt_tokens"]),
             completion_tokens=int(usage["completion_tokens"]),
             seconds=0.0,
+            thinking=message.get("reasoning_content") or None,
         )
+
+    def _literal(self, messages: Sequence[Message]) -> list[int] | None:
+        if not looks_marked(messages):
+            return None
+        with self._http() as http:
+            return literal_ids(http, messages)
+
+
+def _split(text: str) -> dict[str, str]:
+    """A completion as the chat endpoint gives it, thinking and answer apart."""
+    thinking, closed, answer = text.partition("</think>")
+    return {"content": answer, "reasoning_content": thinking.removeprefix("<think>")} if closed else {"content": text}
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -180,4 +193,6 @@ def _fewer_threads() -> int | None:
     Ray sets for its workers; else llama.cpp knows the machine better."""
     cores, given = machine().cores, os.environ.get("OMP_NUM_THREADS", "")
     allowed = min(cores, int(given)) if given.isdecimal() and int(given) else cores
+    if allowed < cores:
+        log.info("llama.cpp uses %d of %d cores, as OMP_NUM_THREADS says", allowed, cores)
     return allowed if allowed < (os.cpu_count() or allowed) else None

@@ -10,6 +10,7 @@ the computed prompt for the next request, providers charge less for a prompt the
 """
 
 import asyncio
+import gc
 import itertools
 import queue
 from collections.abc import Iterable, Iterator
@@ -73,9 +74,12 @@ class OpenAIServerEngine:
         done: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
         clock = Clock()
         waiting = failures = 0
+        # What is there already, questions and libraries, need not be searched for garbage while replies wait: each full
+        # collection would hold up the event loop for as long as it takes.
+        gc.collect()
+        gc.freeze()
         try:
-            endpoints = background.submit(self._connect(background)).result()
-            tickets = Tickets(endpoints)
+            tickets = background.submit(self._tickets(background)).result()
             most = 2 * self._server.concurrency * len(self._server.urls)
             while True:
                 for request in itertools.islice(todo, most - waiting):
@@ -93,6 +97,7 @@ class OpenAIServerEngine:
                         "when the server is well again, the same command goes on"
                     )
         finally:
+            gc.unfreeze()
             background.stop()
 
     def close(self) -> None:
@@ -110,6 +115,9 @@ class OpenAIServerEngine:
             background.at_end(endpoint.close)
         return endpoints
 
+    async def _tickets(self, background: Background) -> Tickets:
+        return Tickets(await self._connect(background))
+
     async def _is_listed(self, background: Background) -> bool:
         """Whether every address lists the model. Raises ``SetupError`` where a list lacks it."""
         everywhere = True
@@ -123,14 +131,11 @@ class OpenAIServerEngine:
 
     async def _ask(self, tickets: Tickets, request: Request, sampling: Sampling) -> Completion:
         """A request and, where it fails, the same again; each time at whichever endpoint is free."""
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._server.retries + 1),
-            wait=wait_random_exponential(multiplier=self._pause, max=self._longest_pause, min=self._pause / 2),
-            retry=retry_if_exception_type(Again),
-            reraise=True,
-        )
         try:
-            reply: Reply = await retrying(self._try, tickets, request, sampling)
+            try:
+                reply = await self._try(tickets, request, sampling)
+            except Again as error:  # only now: what tenacity makes for a request is left to the garbage collector
+                reply = await self._again(error, tickets, request, sampling)
         except (Again, Refused) as error:
             return Completion(request.key, "", "error", 0, 0, 0.0, str(error))
         return Completion(
@@ -142,6 +147,22 @@ class OpenAIServerEngine:
             seconds=0.0,
             thinking=reply.thinking,
         )
+
+    async def _again(self, failure: Again, tickets: Tickets, request: Request, sampling: Sampling) -> Reply:
+        failures = [failure]
+
+        async def attempt() -> Reply:
+            if failures:  # the first attempt has been made
+                raise failures.pop()
+            return await self._try(tickets, request, sampling)
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._server.retries + 1),
+            wait=wait_random_exponential(multiplier=self._pause, max=self._longest_pause, min=self._pause / 2),
+            retry=retry_if_exception_type(Again),
+            reraise=True,
+        )
+        return await retrying(attempt)
 
     async def _try(self, tickets: Tickets, request: Request, sampling: Sampling) -> Reply:
         async with tickets.one() as endpoint:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.asking.trace_file import TraceFile
 from cotdistill.errors import DataError, ResumeError, UsageError
 from cotdistill.journal import encode_row, read_rows
 from cotdistill.judging.audit import Disagreement, disagreements
@@ -26,7 +27,6 @@ from cotdistill.judging.vote import vote
 from cotdistill.question import Question, load_questions
 from cotdistill.reading.marker import MARKERS
 from cotdistill.reading.symbolic import same_symbolic
-from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.settings.verify import Verify
 from cotdistill.storage.keys import Keys
 from cotdistill.trace import Trace

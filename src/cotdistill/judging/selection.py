@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from cotdistill.identity import digest
-from cotdistill.judging.step_count import step_count
+from cotdistill.reading.step_count import step_count
 from cotdistill.settings.verify import Prefer
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Verdict, taught_text

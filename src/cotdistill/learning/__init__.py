@@ -1,1 +1,1 @@
-"""Learning: what lies below ``training.py`` and beside it: layouts, losses, objectives and the choice between them."""
+"""Learning: layouts, losses and objectives, below ``training.py``."""

@@ -29,6 +29,7 @@ def restore(layers: list[Any]) -> None:
     """peft's own forward again."""
     for layer in layers:
         del layer.forward
+    _buffers.clear()
 
 
 def _plain_layers(module: Any) -> Iterator[Any]:
@@ -96,7 +97,7 @@ class _LoraLinear(torch.autograd.Function):
         grad_low = (grad @ b).mul_(ctx.scale)
         grad_a = grad_low.T @ _dropped(_input(gate, x), kept, ctx.keep)
         grad_b = (grad.T @ low).mul_(ctx.scale)
-        if not ctx.needs_input_grad[1]:  # below the first adapted layer
+        if not any(ctx.needs_input_grad[:2]):  # below the first adapted layer
             return None, None, None, None, grad_a, grad_b, None, None
         grad_x = grad @ weight
         if kept is None:
@@ -122,15 +123,16 @@ def _silu(gate: torch.Tensor) -> torch.Tensor:
     return out
 
 
-_buffers: dict[torch.dtype, torch.Tensor] = {}
+_buffers: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
 
 def _scratch(like: torch.Tensor) -> torch.Tensor:
-    """Room for one tensor that is done with before the next is asked for. A new one each time, the widest of the
-    model, leaves holes in the heap that nothing else fits into."""
-    buffer = _buffers.get(like.dtype)
+    """Room for one tensor that is done with before the next is asked for: the widest of the model, which would be
+    mapped and zeroed anew each time."""
+    key = like.dtype, like.device
+    buffer = _buffers.get(key)
     if buffer is None or buffer.numel() < like.numel():
-        buffer = _buffers[like.dtype] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+        buffer = _buffers[key] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
     return buffer[: like.numel()].view(like.shape)
 
 

@@ -1,8 +1,7 @@
 """Heap: the memory of a large tensor goes back to the system when the tensor is freed.
 
 glibc learns from what a program frees, and keeps blocks of up to 32 MB in a heap that shrinks only at its end. The
-tensors of lines of different lengths leave holes there that the next line does not fit into: a third of a gigabyte
-with Qwen2.5-0.5B.
+tensors of lines of different lengths leave holes there that the next line does not fit into.
 """
 
 import ctypes

@@ -18,8 +18,8 @@ from typing import Literal
 import msgspec
 
 from cotdistill.errors import UsageError
-from cotdistill.reporting.statistics import paired
 from cotdistill.settings.objective import Objective, OneObjective
+from cotdistill.statistics import paired
 
 BASE: Literal["base"] = "base"
 CLEAR = 1.0

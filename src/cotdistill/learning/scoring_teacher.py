@@ -8,9 +8,9 @@ import msgspec
 from cotdistill.download import cache_directory, local_model
 from cotdistill.engines.opening import find_gguf
 from cotdistill.errors import SetupError
-from cotdistill.formats.conversion import to_hugging_face
 from cotdistill.identity import model_hash
 from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokens, relation
+from cotdistill.model_files.conversion import to_hugging_face
 from cotdistill.settings.objective import Objective
 
 TOKEN_LEVEL: tuple[Objective, ...] = ("on_policy", "offline_kd")

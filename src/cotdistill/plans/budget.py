@@ -18,11 +18,11 @@ import msgspec
 from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.learning.ladder import MOST, short_of
 from cotdistill.learning.relation import OBJECTIVES, Relation
-from cotdistill.learning.self_samples import STAGE as OWN_SAMPLES
 from cotdistill.plans.forecast import Climbing, Range, Task, Training, Work, mean
 from cotdistill.recipe import Recipe
 from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.settings.objective import Objective
+from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
 
 NONE = Range(0.0, 0.0, 0.0)
 

@@ -18,10 +18,10 @@ import msgspec
 from cotdistill.errors import DataError
 from cotdistill.learning.relation import OBJECTIVES, Relation
 from cotdistill.plans.forecast import Forecast, Range, count_text, percentile, seconds_text
-from cotdistill.plans.power import CLOSED, POWER, expected_changes, needed_questions, power
+from cotdistill.power import CLOSED, POWER, expected_changes, needed_questions, power
 from cotdistill.question import Question
-from cotdistill.reporting.statistics import paired, wilson
 from cotdistill.reporting.table import percent
+from cotdistill.statistics import paired, wilson
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Verdict
 

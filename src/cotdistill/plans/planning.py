@@ -12,19 +12,19 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.asking.ask import Account
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, Message, Request, Sampling
 from cotdistill.engines.opening import find_gguf, opened_late, takes_gguf
 from cotdistill.errors import ResumeError
 from cotdistill.example import Example, answer_tokens, build_example
-from cotdistill.formats.parameter_count import parameter_count
 from cotdistill.grade import grade
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import with_verdicts
 from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokenizer, read_tokens, relation, tokens_of
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL
-from cotdistill.learning.self_samples import Pair
+from cotdistill.model_files.parameter_count import parameter_count
 from cotdistill.plans.budget import Sample, Sizes, assumptions, budget
 from cotdistill.plans.forecast import Forecast, Range, forecast
 from cotdistill.plans.plan import BASE, PLAN, Lengths, Plan, Share, chosen, plan_of, read_plan, share
@@ -33,8 +33,8 @@ from cotdistill.prompt import LABEL_PROMPT, messages_for
 from cotdistill.question import Question
 from cotdistill.reading.symbolic import same_symbolic
 from cotdistill.recipe import Recipe
-from cotdistill.sampling.asking import Account
 from cotdistill.stages.evaluate import run_evaluate
+from cotdistill.stages.self_samples import Pair
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.manifest import Manifest

@@ -1,1 +1,1 @@
-"""Reporting: the numbers of a report, and how they are shown. What is computed here takes values and returns values."""
+"""Reporting: the scores of a run, the table and the page, and the files of a run that they are made from."""

@@ -9,8 +9,8 @@ from rich.text import Text
 from cotdistill.errors import UsageError
 from cotdistill.reporting.across import Across
 from cotdistill.reporting.markup import environment, policy, source
-from cotdistill.reporting.statistics import Paired, p_text
 from cotdistill.reporting.table import percent, plain, points, table_of
+from cotdistill.statistics import Paired, p_text
 from cotdistill.storage.disk import cannot, write_atomic
 
 MARK = b'<meta name="generator" content="cotdistill compare">'

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from cotdistill.reporting.score import ModelScore
-from cotdistill.reporting.statistics import Decision, Paired, questions_needed
+from cotdistill.statistics import Decision, Paired, questions_needed
 
 NOTABLE = 0.05
 """The share of answers or traces from which on a fault is named."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from cotdistill.reporting.statistics import Paired
+from cotdistill.statistics import Paired
 
 BINS = 24
 FLOW_HEIGHT = 220

@@ -9,7 +9,7 @@ import msgspec
 
 from cotdistill.learning.ladder import BASE, Ladder, Trial
 from cotdistill.report import Report
-from cotdistill.reporting.statistics import Decision, p_text
+from cotdistill.statistics import Decision, p_text
 
 HeldOut = Literal["agrees", "open", "disagrees"]
 """``open``: a rung was chosen, and the held-out questions show it neither better nor worse than the base."""

@@ -9,10 +9,10 @@ import hashlib
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cotdistill.reporting.statistics import p_text
 from cotdistill.reporting.table import percent, points
 from cotdistill.reporting.tabular import interval
 from cotdistill.shown import visible
+from cotdistill.statistics import p_text
 
 
 def environment() -> Environment:

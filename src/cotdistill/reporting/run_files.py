@@ -17,7 +17,6 @@ from cotdistill.generated import chance_rate
 from cotdistill.journal import Rows, read_rows
 from cotdistill.judging.files import with_verdicts
 from cotdistill.learning.ladder import Ladder
-from cotdistill.learning.self_samples import STAGE as OWN_SAMPLES
 from cotdistill.plans.forecast import compared
 from cotdistill.plans.plan import PLAN, read_plan
 from cotdistill.prediction import Prediction
@@ -27,8 +26,9 @@ from cotdistill.report import Facts, Report, build_report, compare, model_order
 from cotdistill.reporting.causes import Evidence, likely_causes
 from cotdistill.reporting.ladder_report import with_ladder
 from cotdistill.reporting.score import first_samples_of, is_correct
-from cotdistill.reporting.statistics import p_text, paired
 from cotdistill.settings.evaluate import ANSWER_ONLY
+from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
+from cotdistill.statistics import p_text, paired
 from cotdistill.storage.manifest import Manifest, file_hash
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Verdict

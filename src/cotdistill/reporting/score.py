@@ -14,7 +14,7 @@ from cotdistill.errors import DataError
 from cotdistill.prediction import Prediction
 from cotdistill.reading.marker import spoken
 from cotdistill.reporting.samples import majority, pass_curve
-from cotdistill.reporting.statistics import wilson
+from cotdistill.statistics import wilson
 
 Item = TypeVar("Item")
 

@@ -14,7 +14,7 @@ import msgspec
 
 from cotdistill.grade import gold_of
 from cotdistill.question import Question
-from cotdistill.reporting.statistics import mcnemar
+from cotdistill.statistics import mcnemar
 
 Way = Literal["category", "kind", "length"]
 

@@ -19,9 +19,9 @@ from rich.text import Text
 from cotdistill.plans.forecast import Outcome, compared_text
 from cotdistill.report import RIVALS, Comparison, Report
 from cotdistill.reporting.ladder_report import HEADINGS, ladder_lines
-from cotdistill.reporting.resampling import Interval
 from cotdistill.reporting.score import CategoryScore, ModelScore
-from cotdistill.reporting.statistics import SIGNIFICANCE, Paired, p_text
+from cotdistill.resampling import Interval
+from cotdistill.statistics import SIGNIFICANCE, Paired, p_text
 
 MOST_CATEGORIES = 20
 LEGEND = (

@@ -23,8 +23,8 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     With ``enough``, ``num_samples`` are the most a question gets: it is asked no more once so many of its traces may
     teach. ``escalate`` and, last of all, ``hint``, which shows the teacher the right answer, are for questions that
-    are left without any; see ``drawing``. ``max_cost`` and ``max_tokens_total`` bound what all traces may cost, in
-    the currency of the server's prices and in tokens of prompts and answers. ``cache`` keeps answers for other runs.
+    are left without any; see ``asking.drawing``. ``max_cost`` and ``max_tokens_total`` bound what all traces may cost,
+    in the currency of the server's prices and in tokens of prompts and answers. ``cache`` keeps answers for other runs.
     """
 
     system_prompt: str = SYSTEM_PROMPT

@@ -10,7 +10,7 @@ OneObjective = Literal["sft", "step_by_step", "on_policy", "offline_kd", "reject
 """What a student is trained for; see ``objectives``."""
 
 Objective = Literal[OneObjective, "auto"]
-"""``auto`` tries several and keeps what is best; see ``ladder``."""
+"""``auto`` tries several and keeps what is best; see ``learning.ladder``."""
 
 
 class OnPolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from cotdistill.bounds import Count, Share
 from cotdistill.reading.kinds import KINDS
 
 Prefer = Literal["different", "short", "few_steps", "likely"]
-"""Which of a question's traces teach where not all of them do; see ``selection``."""
+"""Which of a question's traces teach where not all of them do; see ``judging.selection``."""
 
 
 class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.asking.ask import Account, row_id
 from cotdistill.engines import Sampling
 from cotdistill.engines.server import Server
 from cotdistill.identity import digest
@@ -14,7 +15,6 @@ from cotdistill.prediction import Prediction, predict
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
-from cotdistill.sampling.asking import Account, row_id
 from cotdistill.stages.models import OpenEngine, cost, engine_and_format
 from cotdistill.storage.keys import Keys
 from cotdistill.storage.manifest import Manifest, file_hash

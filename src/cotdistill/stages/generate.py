@@ -8,6 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.asking.ask import Account
+from cotdistill.asking.drawing import Drawing, Step, steps_of
+from cotdistill.asking.hint import with_hint
+from cotdistill.asking.spending import Spending
 from cotdistill.engines import Engine, Message
 from cotdistill.engines.server import Server
 from cotdistill.errors import ResumeError, UsageError
@@ -16,10 +20,6 @@ from cotdistill.identity import digest
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
-from cotdistill.sampling.asking import Account
-from cotdistill.sampling.drawing import Drawing, Step, steps_of
-from cotdistill.sampling.hint import with_hint
-from cotdistill.sampling.spending import Spending
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.models import OpenEngine, Teacher, cached, engine_and_format

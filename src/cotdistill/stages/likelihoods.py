@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cotdistill.asking.trace_file import TraceFile
 from cotdistill.download import local_model
 from cotdistill.example import Example, answer_tokens, build_example
 from cotdistill.journal import Journal, Rows
@@ -11,7 +12,6 @@ from cotdistill.judging.files import contenders
 from cotdistill.judging.likelihood import Likelihood, Likelihoods, text_hash
 from cotdistill.progress import Bar
 from cotdistill.question import Question
-from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.models import identify
 from cotdistill.storage.fingerprint import changes
@@ -44,7 +44,7 @@ def run_likelihoods(
     Raises ``ResumeError`` where there are scores of another student or prompt; ``overwrite`` replaces those.
     """
     from cotdistill.hardware import place
-    from cotdistill.judging.student_scores import mean_nats
+    from cotdistill.learning.student_scores import mean_nats
     from cotdistill.model import load_model
 
     placement = place(load_in_4bit)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.asking.hint import HINT
 from cotdistill.download import local_model
 from cotdistill.engines import Engine
 from cotdistill.engines.opening import find_gguf, open_engine
@@ -13,7 +14,6 @@ from cotdistill.engines.server import Server
 from cotdistill.identity import model_hash
 from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
-from cotdistill.sampling.hint import HINT
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
 
@@ -68,8 +68,8 @@ def cached(teacher: Teacher, *, cache: bool) -> Engine:
     if not teacher.model["hash"]:
         log.info("the answers of %s are not cached: a server does not say which model that is", teacher.model["name"])
         return engine
+    from cotdistill.asking.trace_cache import TraceCache, default_path
     from cotdistill.engines.cached import CachedEngine
-    from cotdistill.sampling.trace_cache import TraceCache, default_path
 
     return CachedEngine(engine, TraceCache(default_path()), teacher.model["hash"])
 

@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from cotdistill.asking.trace_file import TraceFile
 from cotdistill.journal import encode_row, write_rows
 from cotdistill.judging.files import Tally, judge_file, watched, with_verdicts
 from cotdistill.judging.likelihood import Likelihoods
 from cotdistill.question import Question
-from cotdistill.sampling.trace_file import TraceFile
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.shown import one_line

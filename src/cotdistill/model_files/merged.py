@@ -22,9 +22,9 @@ import torch
 from cotdistill.adapter import WEIGHTS, load_adapter
 from cotdistill.card import CARD, AdapterCard, read_card
 from cotdistill.errors import ResumeError, SetupError
-from cotdistill.formats.conversion import disk_errors, require_space
 from cotdistill.hardware import Placement
 from cotdistill.model import Model, check_directory, load_model
+from cotdistill.model_files.conversion import disk_errors, require_space
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
 

@@ -30,12 +30,12 @@ from cotdistill.learning.ladder import (
     survivors,
     trial,
 )
-from cotdistill.learning.self_samples import STAGE as OWN_SAMPLES
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.reporting.score import is_correct
 from cotdistill.settings.objective import OneObjective
 from cotdistill.settings.train import TrainSettings
+from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
 from cotdistill.storage.disk import cannot, write_atomic
 from cotdistill.storage.manifest import Manifest
 

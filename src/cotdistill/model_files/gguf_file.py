@@ -19,10 +19,10 @@ import torch
 from cotdistill.card import CARD_KEY, AdapterCard
 from cotdistill.engines import Request, Sampling
 from cotdistill.errors import SetupError
-from cotdistill.formats.conversion import disk_errors, require_space
-from cotdistill.formats.quantisation import Quant, quantised, require_quantizer, tensor_type
-from cotdistill.formats.vocabulary import read_vocabulary
 from cotdistill.model import Model
+from cotdistill.model_files.conversion import disk_errors, require_space
+from cotdistill.model_files.quantisation import Quant, quantised, require_quantizer, tensor_type
+from cotdistill.model_files.vocabulary import read_vocabulary
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
 from cotdistill.template import DATE

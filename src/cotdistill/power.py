@@ -4,7 +4,7 @@ The exact power of the exact two-sided McNemar test (as in ``statistics.mcnemar`
 answers is binomial, and given it the number of gains is. No normal approximation is made.
 """
 
-from cotdistill.reporting.statistics import SIGNIFICANCE, Paired
+from cotdistill.statistics import SIGNIFICANCE, Paired
 
 CLOSED = 0.5
 """The share of the gap to its teacher that a student is expected to close; the quickstart's closes about 0.6."""

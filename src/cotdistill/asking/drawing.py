@@ -22,13 +22,13 @@ from itertools import chain, islice
 import msgspec
 
 from cotdistill.answer import find_answer, same_answer
+from cotdistill.asking.ask import Answered, Wanted, put, row_id
+from cotdistill.asking.spending import Spending
 from cotdistill.engines import Engine, Message, Sampling
 from cotdistill.grade import gold_of
 from cotdistill.judging.files import all_markers, judge_question
 from cotdistill.judging.selection import drop_duplicates
 from cotdistill.question import Question
-from cotdistill.sampling.asking import Answered, Wanted, put, row_id
-from cotdistill.sampling.spending import Spending
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.verify import Verify
 from cotdistill.storage.keys import Keys

@@ -13,8 +13,8 @@ from typing import Any
 from cotdistill.adapter import WEIGHTS
 from cotdistill.card import read_card
 from cotdistill.errors import SetupError
-from cotdistill.formats.conversion import disk_errors, only_gguf
-from cotdistill.formats.gguf_file import ARCHITECTURES, in_pairs
+from cotdistill.model_files.conversion import disk_errors, only_gguf
+from cotdistill.model_files.gguf_file import ARCHITECTURES, in_pairs
 
 PREFIX = "base_model.model."
 

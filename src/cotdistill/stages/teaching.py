@@ -13,10 +13,8 @@ from cotdistill.engines import Engine
 from cotdistill.errors import SetupError, TrainingError
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
-from cotdistill.learning.climbing import EXAMPLES, RUNGS, Climb, climb, put_in_place, refusal
 from cotdistill.learning.ladder import Ladder
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
-from cotdistill.learning.self_samples import Pair, asked_of, refuse_unconfirmed, with_own
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import user_text
 from cotdistill.question import Question
@@ -25,6 +23,8 @@ from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
 from cotdistill.settings.objective import Objective
 from cotdistill.settings.train import Target, TrainSettings
+from cotdistill.stages.climbing import EXAMPLES, RUNGS, Climb, climb, put_in_place, refusal
+from cotdistill.stages.self_samples import Pair, asked_of, refuse_unconfirmed, with_own
 from cotdistill.stages.train import run_train
 from cotdistill.stages.verify import teaching_pairs
 from cotdistill.storage.manifest import Manifest

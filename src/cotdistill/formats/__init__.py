@@ -1,1 +1,0 @@
-"""Formats: a model as other programs keep it: GGUF, an Ollama Modelfile, a directory without an adapter."""
