@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 
 from conftest import make_examples, make_gpt2, make_tokenizer, on_cpu, teach, weights
 from cotdistill.adapter import load_adapter
@@ -244,3 +245,16 @@ def test_a_4_bit_base_trains_on_the_cpu_and_its_adapter_loads_again(tmp_path):
     with torch.no_grad():
         difference = (model.module(input_ids=ids).logits - adapted(input_ids=ids).logits).abs().max()
     assert difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("device", "installed", "asked"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_ligers_kernels_are_for_a_gpu_that_has_them_and_leave_the_loss_alone(
+    monkeypatch, tmp_path, device, installed, asked
+):
+    monkeypatch.setattr("transformers.utils.is_liger_kernel_available", lambda: installed)
+    kernels = Placement(device, "float32", False, None).kernels()
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **kernels)
+    assert arguments.use_liger_kernel is asked
+    assert not any((arguments.liger_kernel_config or {}).values())

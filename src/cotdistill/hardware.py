@@ -44,6 +44,18 @@ class Placement(msgspec.Struct, frozen=True):
             )
         return options
 
+    def kernels(self) -> dict[str, Any]:
+        """Keyword arguments for the Trainer: Liger's kernels (Hsu et al. 2024) for norms, rotary positions and gated
+        blocks on a CUDA GPU, where the package is there. The loss stays ours, which never holds all logits either."""
+        from transformers.utils import is_liger_kernel_available
+
+        if self.device != "cuda" or not is_liger_kernel_available():
+            return {}
+        return {
+            "use_liger_kernel": True,
+            "liger_kernel_config": {"cross_entropy": False, "fused_linear_cross_entropy": False},
+        }
+
 
 def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> Placement:
     """Choose device and format.

@@ -204,6 +204,7 @@ def train(
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=placement.device == "cuda",
+        **placement.kernels(),
     )
     tokens_per_epoch = sum(len(e.input_ids) for e in examples)
     watch = Watch(tokens_per_epoch, placement.device, show)
