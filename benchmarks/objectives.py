@@ -29,7 +29,7 @@ from cotdistill.statistics import p_text
 from cotdistill.storage.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results" / "objectives"
-TEACHER, STUDENT = "qwen2.5-coder-1.5b-instruct", "smollm2-135m-instruct"
+TEACHER = "qwen2.5-coder-1.5b-instruct"
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -49,19 +49,48 @@ DATASETS = {
     "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
 }
 
-TRAINING = [
-    "--num_epochs", "3", "--batch_size", "8", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3",
-    "--lora_r", "16", "--lora_alpha", "32", "--seed", "1",
-]  # fmt: skip
+class Student(msgspec.Struct, frozen=True):
+    """Who learns, and with which settings (flags of train)."""
 
-ARMS: dict[str, tuple[list[str], list[str]]] = {
-    "base": ([], []),
-    "answer_only": (["--max_per_question", "1"], ["--target", "answer"]),
-    "sft_one": (["--max_per_question", "1"], []),
-    "sft_several": ([], []),
-    "step_by_step": (["--max_per_question", "1"], ["--objective", "step_by_step"]),
+    name: str
+    training: str
+
+
+SMALL = Student(
+    "smollm2-135m-instruct",
+    "--num_epochs 3 --batch_size 8 --gradient_accumulation_steps 1 --learning_rate 1e-3 --lora_r 16 --lora_alpha 32 "
+    "--seed 1",
+)
+ABLE = Student(
+    "qwen2.5-coder-0.5b-instruct",
+    "--num_epochs 2 --batch_size 4 --gradient_accumulation_steps 1 --learning_rate 2e-4 --lora_r 16 --lora_alpha 32 "
+    "--seed 1",
+)
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """Which of the traces teach (flags of verify), and how (flags of train, after the student's own ones). ``base`` is
+    the arm without training that it is compared with; the base's is its own."""
+
+    student: Student
+    base: str
+    choice: str = "--max_per_question 1"
+    how: str = ""
+
+
+ON_POLICY = f"--objective on_policy --teacher_model {TEACHER} --max_new_tokens 128"
+
+ARMS = {
+    "base": Arm(SMALL, "base"),
+    "answer_only": Arm(SMALL, "base", how="--target answer"),
+    "sft_one": Arm(SMALL, "base"),
+    "sft_several": Arm(SMALL, "base", choice=""),
+    "step_by_step": Arm(SMALL, "base", how="--objective step_by_step"),
+    "qwen_base": Arm(ABLE, "qwen_base"),
+    "qwen_sft": Arm(ABLE, "qwen_base"),
+    # As long as qwen_sft: a row that is written and scored takes about four times a row that is read.
+    "qwen_on_policy": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --num_epochs 1 --limit 120"),
 }
-"""What of the traces each arm learns from (flags of verify), and how (flags of train)."""
 
 
 def main() -> None:
@@ -98,21 +127,23 @@ class Bench:
         if result.exists():
             return
         self.commands = []
-        answers = {"base": self.asked("base", [])}
+        one = ARMS[arm]
+        answers = {"base": self.asked(one.base, one.student, [])}
         facts: dict[str, Any] = {}
-        if arm != "base":
+        if arm != one.base:
             self.teach()
-            facts = self.learn(arm)
+            facts = self.learn(arm, one)
             adapter = ["--lora_model", str(self.work / arm)]
-            answers["student"] = self.asked(arm, adapter)
+            answers["student"] = self.asked(arm, one.student, adapter)
             if arm == "step_by_step":  # which is to answer at once, too
-                answers["student_label"] = self.asked(f"{arm}_label", [*adapter, "--system_prompt", LABEL_PROMPT])
+                label = [*adapter, "--system_prompt", LABEL_PROMPT]
+                answers["student_label"] = self.asked(f"{arm}_label", one.student, label)
         questions = load_questions(self.dev).rows
         report = build_report(questions, answers, facts=Facts(versions=versions()))
         row = {
-            "dataset": self.name, "arm": arm, "teacher": TEACHER, "student": STUDENT, "models": report.models,
-            "paired": report.paired, "paired_strict": report.paired_strict, **facts, "commands": self.commands,
-            "versions": versions(),
+            "dataset": self.name, "arm": arm, "teacher": TEACHER, "student": one.student.name,
+            "models": report.models, "paired": report.paired, "paired_strict": report.paired_strict, **facts,
+            "commands": self.commands, "versions": versions(),
         }  # fmt: skip
         result.write_bytes(msgspec.json.format(msgspec.json.encode(row), indent=1) + b"\n")
         print(table([json.loads(result.read_text())]), flush=True)
@@ -125,26 +156,30 @@ class Bench:
             "--batch_size", 16, *([*sampled, "--temperature", 0.7] if one.samples > 1 else []),
         )  # fmt: skip
 
-    def learn(self, arm: str) -> dict[str, Any]:
+    def learn(self, arm: str, one: Arm) -> dict[str, Any]:
         """Train the arm; what its traces and its training were."""
-        choice, how = ARMS[arm]
         mine = self.work / f"{arm}_traces.jsonl"
         shutil.copyfile(self.traces, mine)
         verdicts = mine.with_name(f"{mine.stem}.verdicts.jsonl")
+        choice = one.choice.split()
         self.call("verify", "--traces", mine, "--questions", self.train, "--output", verdicts, *choice)
         self.call(
-            "train", "--student_model", STUDENT, "--cot_dataset", mine, "--output_dir", self.work / arm, *TRAINING, *how
-        )
+            "train", "--student_model", one.student.name, "--cot_dataset", mine, "--output_dir", self.work / arm,
+            *one.student.training.split(), *one.how.split(),
+        )  # fmt: skip
         facts = Manifest.open(self.work / f"{arm}.manifest.json").facts("train")
         kept = ("examples", "steps", "tokens", "seconds", "peak_memory")
-        asked = Manifest.open(self.traces.with_name(f"{self.traces.stem}.manifest.json"))
-        return {"training": {key: facts[key] for key in kept}, "traces": asked.facts("generate").get("rows")}
+        asked = Manifest.open(self.traces.with_name(f"{self.traces.stem}.manifest.json")).facts("generate")
+        return {
+            "training": {key: facts[key] for key in kept},
+            "traces": {key: asked.get(key) for key in ("rows", "completion_tokens", "seconds")},
+        }
 
-    def asked(self, name: str, adapter: list[str]) -> list[Prediction]:
+    def asked(self, name: str, student: Student, adapter: list[str]) -> list[Prediction]:
         output = self.work / f"{name}_answers.jsonl"
         self.call(
-            "evaluate", "--base_model", STUDENT, "--test_file", self.dev, "--output_file", output, "--batch_size", 32,
-            "--max_new_tokens", self.settings.answer_tokens, *adapter,
+            "evaluate", "--base_model", student.name, "--test_file", self.dev, "--output_file", output,
+            "--batch_size", 32, "--max_new_tokens", self.settings.answer_tokens, *adapter,
         )  # fmt: skip
         return list(read_rows(output, Prediction))
 
