@@ -2,6 +2,7 @@
 
     python -m benchmarks.objectives run --data DIRECTORY --dataset coin_flip --work runs/objectives
     python -m benchmarks.objectives table
+    python -m benchmarks.objectives difference multiarith sft_one sft_several
 
 DIRECTORY holds NAME_train.jsonl and NAME_dev.jsonl, rows of question and answer; training never sees the latter. Every
 arm is made of commands that anybody can type; they are kept in its result. What is done is not done again, so that the
@@ -24,8 +25,10 @@ from cotdistill.machine import versions
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.question import load_questions
-from cotdistill.report import Facts, build_report
-from cotdistill.statistics import p_text
+from cotdistill.report import Facts, build_report, changes
+from cotdistill.reporting.score import first_samples_of, is_correct
+from cotdistill.resampling import difference
+from cotdistill.statistics import p_text, paired
 from cotdistill.storage.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results" / "objectives"
@@ -102,9 +105,15 @@ def main() -> None:
     running.add_argument("--arm", choices=ARMS, action="append", help="repeatable; all of them")
     running.add_argument("--work", type=Path, default=Path("runs/objectives"))
     commands.add_parser("table")
+    between = commands.add_parser("difference")
+    between.add_argument("dataset", choices=DATASETS)
+    between.add_argument("arms", nargs=2, choices=ARMS)
     options = parser.parse_args()
     if options.command == "table":
         print(table([json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]))
+        return
+    if options.command == "difference":
+        print(between_arms(options.dataset, *options.arms))
         return
     bench = Bench(options.data, options.dataset, options.work / options.dataset)
     for arm in options.arm or ARMS:
@@ -140,10 +149,14 @@ class Bench:
                 answers["student_label"] = self.asked(f"{arm}_label", one.student, label)
         questions = load_questions(self.dev).rows
         report = build_report(questions, answers, facts=Facts(versions=versions()))
+        ids = [question.id for question in questions]
+        right = {
+            name: "".join("01"[is_correct(row)] for row in first_samples_of(rows, ids)) for name, rows in answers.items()
+        }
         row = {
             "dataset": self.name, "arm": arm, "teacher": TEACHER, "student": one.student.name,
-            "models": report.models, "paired": report.paired, "paired_strict": report.paired_strict, **facts,
-            "commands": self.commands, "versions": versions(),
+            "models": report.models, "paired": report.paired, "paired_strict": report.paired_strict, "right": right,
+            **facts, "commands": self.commands, "versions": versions(),
         }  # fmt: skip
         result.write_bytes(msgspec.json.format(msgspec.json.encode(row), indent=1) + b"\n")
         print(table([json.loads(result.read_text())]), flush=True)
@@ -210,6 +223,21 @@ def table(rows: list[dict[str, Any]]) -> str:
             span = f"{100 * label['accuracy']:.0f} % [{100 * label['ci_low']:.0f}, {100 * label['ci_high']:.0f}]"
             lines.append(f"| | {arm}, at once | {label['correct']}/{label['n']} | {span} | | | | | |")
     return "\n".join(lines)
+
+
+def between_arms(dataset: str, first: str, second: str) -> str:
+    """The second arm's students against the first one's, question by question."""
+    marks = []
+    for arm in (first, second):
+        right = json.loads((RESULTS / f"{dataset}_{arm}.json").read_text())["right"]
+        marks.append([mark == "1" for mark in right.get("student", right["base"])])
+    pair = paired(*marks)
+    found = difference(changes(pair))
+    points = f"{100 * found.estimate:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return (
+        f"{dataset}: {second} {sum(marks[1])}, {first} {sum(marks[0])} of {len(marks[0])}; {pair.only_student} gained, "
+        f"{pair.only_base} lost, {p_text(pair.p_value)}, {points}"
+    )
 
 
 if __name__ == "__main__":
