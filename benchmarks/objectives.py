@@ -36,18 +36,20 @@ TEACHER = "qwen2.5-coder-1.5b-instruct"
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """How its teacher is asked: worked examples, the first so many training questions, samples of each question."""
+    """How its teacher is asked: worked examples, the first so many training questions, samples of each question, at
+    most, where ``enough`` right ones end the asking."""
 
     few_shot: str
     questions: int
     samples: int
     trace_tokens: int
     answer_tokens: int
+    enough: int | None = None
 
 
 DATASETS = {
     "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", 160, 1, 96, 128),
-    "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 2, 128, 128),
+    "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 4, 128, 160, enough=1),
     "multiarith": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
     "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
 }
@@ -150,9 +152,7 @@ class Bench:
         questions = load_questions(self.dev).rows
         report = build_report(questions, answers, facts=Facts(versions=versions()))
         ids = [question.id for question in questions]
-        right = {
-            name: "".join("01"[is_correct(row)] for row in first_samples_of(rows, ids)) for name, rows in answers.items()
-        }
+        right = {who: "".join("01"[is_correct(row)] for row in first_samples_of(answers[who], ids)) for who in answers}
         row = {
             "dataset": self.name, "arm": arm, "teacher": TEACHER, "student": one.student.name,
             "models": report.models, "paired": report.paired, "paired_strict": report.paired_strict, "right": right,
@@ -162,11 +162,13 @@ class Bench:
         print(table([json.loads(result.read_text())]), flush=True)
 
     def teach(self) -> None:
-        one, sampled = self.settings, ["--num_samples", str(self.settings.samples), "--do_sample"]
+        one = self.settings
+        how = ["--num_samples", one.samples, "--do_sample", "--temperature", 0.7] if one.samples > 1 else []
+        how += ["--enough", one.enough] if one.enough else []
         self.call(
             "generate", "--teacher_model", TEACHER, "--input_file", self.train, "--output_file", self.traces,
             "--few_shot", one.few_shot, "--limit", one.questions, "--max_new_tokens", one.trace_tokens,
-            "--batch_size", 16, *([*sampled, "--temperature", 0.7] if one.samples > 1 else []),
+            "--batch_size", 16, *how,
         )  # fmt: skip
 
     def learn(self, arm: str, one: Arm) -> dict[str, Any]:
