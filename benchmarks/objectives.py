@@ -33,6 +33,7 @@ from cotdistill.storage.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results" / "objectives"
 TEACHER = "qwen2.5-coder-1.5b-instruct"
+FEW_SHOT = "base_few_shot"
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -139,7 +140,7 @@ class Bench:
             return
         self.commands = []
         one = ARMS[arm]
-        answers = {"base": self.asked(one.base, one.student, [])}
+        answers = self.asked_base(one)
         facts: dict[str, Any] = {}
         if arm != one.base:
             self.teach()
@@ -156,7 +157,7 @@ class Bench:
         row = {
             "dataset": self.name, "arm": arm, "teacher": TEACHER, "student": one.student.name,
             "models": report.models, "paired": report.paired, "paired_strict": report.paired_strict, "right": right,
-            **facts, "commands": self.commands, "versions": versions(),
+            "against": report.against, **facts, "commands": self.commands, "versions": versions(),
         }  # fmt: skip
         result.write_bytes(msgspec.json.format(msgspec.json.encode(row), indent=1) + b"\n")
         print(table([json.loads(result.read_text())]), flush=True)
@@ -190,11 +191,18 @@ class Bench:
             "traces": {key: asked.get(key) for key in ("rows", "completion_tokens", "seconds")},
         }
 
-    def asked(self, name: str, student: Student, adapter: list[str]) -> list[Prediction]:
+    def asked_base(self, one: Arm) -> dict[str, list[Prediction]]:
+        """The base with the prompt that the student gets, and with the examples that the teacher gets."""
+        shown = ["--baseline", "few_shot", "--few_shot", self.settings.few_shot]
+        plain = self.asked(one.base, one.student, shown)
+        file = self.work / f"{one.base}_answers.{FEW_SHOT}.jsonl"
+        return {"base": plain, FEW_SHOT: list(read_rows(file, Prediction))}
+
+    def asked(self, name: str, student: Student, how: list[str]) -> list[Prediction]:
         output = self.work / f"{name}_answers.jsonl"
         self.call(
             "evaluate", "--base_model", student.name, "--test_file", self.dev, "--output_file", output,
-            "--batch_size", 32, "--max_new_tokens", self.settings.answer_tokens, *adapter,
+            "--batch_size", 32, "--max_new_tokens", self.settings.answer_tokens, *how,
         )  # fmt: skip
         return list(read_rows(output, Prediction))
 
@@ -208,23 +216,30 @@ class Bench:
 def table(rows: list[dict[str, Any]]) -> str:
     """One line an arm."""
     lines = [
-        "| data set | arm | right | accuracy [95 %] | gained, lost | p | examples | tokens trained | minutes |",
-        "|---|---|--:|---|--:|--:|--:|--:|--:|",
+        "| data set | arm | right | accuracy [95 %] | gained, lost | p | p, base with examples | examples | tokens "
+        "trained | minutes |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        name = "student" if "student" in row["models"] else "base"
-        score, pair, training = row["models"][name], row["paired"], row.get("training")
-        accuracy = f"{100 * score['accuracy']:.0f} % [{100 * score['ci_low']:.0f}, {100 * score['ci_high']:.0f}]"
-        paired = f"{pair['only_student']}, {pair['only_base']} | {p_text(pair['p_value'])}" if pair else "|"
-        cost = f"{training['examples']} | {training['tokens']} | {training['seconds'] / 60:.0f}" if training else "| |"
-        arm = row["arm"].replace("_", " ")
-        lines.append(
-            f"| {row['dataset']} | {arm} | {score['correct']}/{score['n']} | {accuracy} | {paired} | {cost} |"
-        )
-        if label := row["models"].get("student_label"):
-            span = f"{100 * label['accuracy']:.0f} % [{100 * label['ci_low']:.0f}, {100 * label['ci_high']:.0f}]"
-            lines.append(f"| | {arm}, at once | {label['correct']}/{label['n']} | {span} | | | | | |")
+        trained, arm = "student" in row["models"], row["arm"].replace("_", " ")
+        cells = [row["dataset"], arm, *share(row["models"]["student" if trained else "base"]), *[""] * 6]
+        if trained:
+            pair, training = row["paired"], row["training"]
+            cells[4:6] = f"{pair['only_student']}, {pair['only_base']}", p_text(pair["p_value"])
+            if shown := row.get("against", {}).get(FEW_SHOT):
+                cells[6] = p_text(shown["p_value"])
+            cells[7:] = training["examples"], training["tokens"], f"{training['seconds'] / 60:.0f}"
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+        other, how = ("student_label", "at once") if trained else (FEW_SHOT, "with examples")
+        if score := row["models"].get(other):
+            lines.append(f"| | {arm}, {how} | {' | '.join(share(score))} | | | | | | |")
     return "\n".join(lines)
+
+
+def share(score: dict[str, Any]) -> tuple[str, str]:
+    """``77/80`` and ``96 % [90, 99]``."""
+    low, high = 100 * score["ci_low"], 100 * score["ci_high"]
+    return f"{score['correct']}/{score['n']}", f"{100 * score['accuracy']:.0f} % [{low:.0f}, {high:.0f}]"
 
 
 def between_arms(dataset: str, first: str, second: str) -> str:
