@@ -296,7 +296,7 @@ def test_leaving_early_drops_what_is_in_flight_and_leaves_no_thread(leave):
         assert next(answered).text == "quick"
         start = time.monotonic()
         answered.close() if leave == "close the iterator" else engine.close()
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
         assert not [thread for thread in threading.enumerate() if thread.name == "cotdistill-http"]
     engine.close()
 
