@@ -94,8 +94,8 @@ ARMS = {
     "step_by_step": Arm(SMALL, "base", how="--objective step_by_step"),
     "qwen_base": Arm(ABLE, "qwen_base"),
     "qwen_sft": Arm(ABLE, "qwen_base"),
-    # As long as qwen_sft: a row that is written and scored takes about four times a row that is read.
-    "qwen_on_policy": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --num_epochs 1 --limit 120"),
+    # As many rows as take the time of qwen_sft: each is written or read, scored by the teacher and learnt.
+    "qwen_on_policy": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --num_epochs 1 --limit 96"),
 }
 
 
