@@ -94,6 +94,7 @@ ARMS = {
     "step_by_step": Arm(SMALL, "base", how="--objective step_by_step"),
     "qwen_base": Arm(ABLE, "qwen_base"),
     "qwen_sft": Arm(ABLE, "qwen_base"),
+    "qwen_sft_several": Arm(ABLE, "qwen_base", choice=""),
     # As many rows as take the time of qwen_sft: each is written or read, scored by the teacher and learnt.
     "qwen_on_policy": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --num_epochs 1 --limit 96"),
 }
