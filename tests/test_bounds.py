@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import pytest
+import yaml
 
 from cotdistill.errors import DataError
-from cotdistill.recipe import Recipe, decode_recipe
+from cotdistill.recipe import Recipe, decode_recipe, dump_recipe, load_recipe
 
 
 def recipe(section: str = "train", **values: Any) -> Recipe:
@@ -78,6 +79,36 @@ def test_a_task_setting_that_no_file_can_hold_is_refused(value: Any) -> None:
 def test_a_word_that_is_none_of_a_few_gets_the_few_named(section: str, name: str, bad: Any, possible: str) -> None:
     with pytest.raises(DataError, match=rf"{section}\.{name}.*possible are {possible}$"):
         recipe(section, **{name: bad})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "near"),
+    [("train", "num_epoch", "num_epochs"), ("train.auto", "rung", "rungs"), ("verify", "step", "steps")],
+)
+def test_a_key_that_is_none_gets_those_like_it_named(section: str, key: str, near: str) -> None:
+    with pytest.raises(DataError, match=rf"unknown field `{key}`.*; near: .*{near}"):
+        recipe(section, **{key: 1})
+
+
+def test_a_recipe_says_numbers_as_everybody_does_and_words_stay_words(tmp_path) -> None:
+    file = tmp_path / "recipe.yaml"
+    plain = yaml.safe_load(dump_recipe(recipe()))
+    plain["name"] = "1e-3"
+    file.write_text(yaml.safe_dump(plain).replace("learning_rate: 0.0002", "learning_rate: 2e-4"))
+    assert "learning_rate: 2e-4" in file.read_text()
+    with pytest.raises(DataError, match=r"\$.name"):
+        load_recipe(file)  # a number, unless it is quoted
+    file.write_text(file.read_text().replace("name: 1e-3", "name: '1e-3'"))
+    read = load_recipe(file)
+    assert (read.train.learning_rate, read.name) == (2e-4, "1e-3")
+    file.write_text(dump_recipe(read))
+    assert load_recipe(file) == read
+
+
+def test_an_empty_recipe_is_said_to_be_empty(tmp_path) -> None:
+    (tmp_path / "recipe.yaml").write_text("# nothing\n")
+    with pytest.raises(DataError, match="is empty"):
+        load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_a_baseline_named_twice_is_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import CHATML, LLAMA, THINK, adding_bos, make_tokenizer
 from cotdistill import pipeline
-from cotdistill.commands.train import Optimizer, Tracker, train
+from cotdistill.commands.train import Objective, Optimizer, Tracker, train
 from cotdistill.errors import SetupError, TrainingError, UsageError
 from cotdistill.example import Example, Examples, build_examples
 from cotdistill.learning import lint as linting
@@ -158,6 +158,30 @@ def test_a_training_shows_the_same_before_its_first_step_unless_quiet(tiny, data
     assert capsys.readouterr().out.startswith(rehearsed)
     train(str(tiny), dataset, dataset.parent / "quiet", quiet=True)
     assert "Lines with a bar" not in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_both_tasks_of_a_training_that_has_two(tiny, dataset, capsys):
+    train(str(tiny), dataset, dataset.parent / "out", objective=Objective.step_by_step, dry_run=True)
+    rehearsed = capsys.readouterr().out
+    assert "8 examples; " in rehearsed
+    train(str(tiny), dataset, dataset.parent / "out", objective=Objective.step_by_step)
+    assert capsys.readouterr().out.startswith(rehearsed)
+
+
+@pytest.mark.parametrize("rehearsal", [True, False])
+@pytest.mark.parametrize(
+    ("flags", "error", "says"),
+    [
+        ({"target_modules": "q_prj"}, SetupError, "q_prj: the model has no such linear layer; it has .*q_proj"),
+        ({"objective": Objective.on_policy}, SetupError, "needs the teacher's own weights"),
+        ({"teacher_model": "smollm2-135m-instruct"}, UsageError, "sft asks no teacher"),
+        ({"alpha": 0.3}, UsageError, "sft has no --alpha"),
+    ],
+)
+def test_what_a_training_refuses_its_dry_run_does_too(tiny, dataset, rehearsal, flags, error, says):
+    with pytest.raises(error, match=says):
+        train(str(tiny), dataset, dataset.parent / "out", dry_run=rehearsal, **flags)
+    assert not (dataset.parent / "out").exists()
 
 
 @pytest.mark.parametrize("rehearsal", [True, False])

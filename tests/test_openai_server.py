@@ -23,6 +23,7 @@ import yaml
 
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.api_key import ApiKey, key_for
+from cotdistill.engines.dialect import Dialect
 from cotdistill.engines.endpoint import Endpoint, Reception
 from cotdistill.engines.openai_server import OpenAIServerEngine
 from cotdistill.engines.server import Server
@@ -400,6 +401,38 @@ def test_a_server_that_knows_the_limit_by_its_new_name_is_told_it():
         assert ["max_tokens" in body for body in server.bodies] == [True, False, False, False]
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_setting_that_the_model_does_not_take_is_left_out_and_said_once(caplog, concurrency):
+    def thinks(body):
+        if "max_tokens" in body:
+            return fails(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        if "temperature" in body:
+            return fails(400, "Unsupported value: 'temperature' does not support 0.0 with this model.")
+        return None
+
+    with caplog.at_level(logging.WARNING), ServerDouble(by_body=thinks) as server:
+        assert all(row.finish == "stop" for row in ask(engine_on(server, concurrency=concurrency), 5))
+        assert "temperature" not in server.bodies[-1]
+        assert "top_p" in server.bodies[-1]
+    assert [record.getMessage() for record in caplog.records].count(
+        "m takes no temperature: it answers as its server has it"
+    ) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "dialect"),
+    [
+        ("`temperature` and `top_p` cannot both be specified for this model.", Dialect(without=frozenset({"top_p"}))),
+        ("Unsupported parameter: 'seed'", Dialect(without=frozenset({"seed"}))),
+        ("This model's maximum context length is 8192 tokens; your temperature is fine", Dialect()),
+        ("no", Dialect()),
+    ],
+)
+def test_what_a_refusal_is_about_decides(message, dialect):
+    assert Dialect().after(json.dumps({"error": {"message": message}}).encode()) == dialect
+    assert Dialect().after(message.encode()) == Dialect()
+
+
 def test_loopback_is_reached_past_the_proxies_of_the_environment(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
@@ -530,6 +563,29 @@ def test_tokens_and_money_stand_in_the_manifest_and_failed_rows_are_counted(tmp_
     facts = stage["facts"]
     assert (facts["rows"], facts["errors"], facts["prompt_tokens"], facts["completion_tokens"]) == (4, 1, 21, 9)
     assert facts["money"] == pytest.approx((21 * 2 + 9 * 10) / 1e6)
+
+
+def test_what_ends_the_asking_before_the_first_trace_is_what_is_said(tmp_path):
+    write_questions(tmp_path, 3)
+    with ServerDouble([fails(401, "no such key")] * 9, models=["m"]) as server:
+        process = generate(tmp_path, server)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "401" in err
+    assert "holds no trace" not in err
+
+
+def test_ctrl_c_before_the_first_trace_is_an_interrupt(tmp_path):
+    write_questions(tmp_path, 3)
+    with ServerDouble([hangs] * 9, models=["m"]) as server:
+        process = generate(tmp_path, server)
+        while not server.bodies:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on" in err
 
 
 def test_ctrl_c_ends_generation_soon_and_keeps_whole_rows_only(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
-from cotdistill.errors import DataError, ResumeError
+from cotdistill.errors import CotdistillError, DataError, ResumeError
 from cotdistill.recipe import Recipe, decode_recipe
 
 
@@ -74,6 +74,26 @@ def test_a_run_writes_every_stage_and_ends_with_a_verdict(tiny, tmp_path, teache
     assert written["transfer"]["models"]["base"]["n"] == 2
 
 
+@pytest.mark.parametrize(
+    ("section", "wrong", "says"),
+    [
+        ("questions", {"tasks": [{"name": "chain_sums", "size": 3}]}, "no task 'chain_sums'"),
+        ("questions", {"file": "nowhere.jsonl"}, "cannot read nowhere.jsonl"),
+        ("generate", {"few_shot": "nowhere.jsonl"}, "few-shot file nowhere.jsonl"),
+    ],
+)
+def test_what_needs_no_model_is_looked_at_before_one_is_fetched(tiny, tmp_path, monkeypatch, section, wrong, says):
+    def fetch(*_: object, **__: object) -> None:
+        raise AssertionError("a model was fetched")
+
+    monkeypatch.setattr(pipeline, "identify", fetch)
+    held_out = {"tasks": [{"name": "chain_sum", "size": 5}], "seed": 2}
+    changed = {"train": wrong, "held_out": held_out} if section == "questions" else wrong
+    with pytest.raises(CotdistillError, match=says):
+        pipeline.run(recipe(tiny, **{section: changed}), runs=tmp_path, quiet=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_running_again_does_nothing_again(tiny, tmp_path, teacher):
     first = pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "tiny/5_adapter").glob("*.safetensors")}
@@ -97,7 +117,7 @@ def test_a_lost_prediction_alone_is_asked_again(tiny, tmp_path, teacher):
 def test_other_settings_are_refused_with_their_names_and_overwrite_starts_anew(tiny, tmp_path, teacher):
     pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
     hotter = recipe(tiny, generate={"sampling": {"max_new_tokens": 99}})
-    with pytest.raises(ResumeError, match="max_new_tokens: 256 -> 99"):
+    with pytest.raises(ResumeError, match="max_new_tokens: 512 -> 99"):
         pipeline.run(hotter, runs=tmp_path, quiet=True)
     pipeline.run(hotter, runs=tmp_path, overwrite=True, quiet=True)
 

@@ -13,7 +13,7 @@ Running it again goes on where it stopped; finished stages are not done again.
 import hashlib
 import logging
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -38,7 +38,7 @@ from cotdistill.report import Report
 from cotdistill.reporting.publication import publish
 from cotdistill.reporting.run_files import EXPORT
 from cotdistill.screen import watched
-from cotdistill.sets import Sets, make_sets
+from cotdistill.sets import Sets, look, make_sets
 from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
@@ -97,6 +97,8 @@ class Run:
         self.overwrite = overwrite
         self.quiet = quiet
         self.manifest = Manifest.open(directory / "manifest.json")
+        if not self.manifest.done("questions"):
+            look(recipe.questions, recipe.generate.few_shot)
         # Both models are fetched before any work, so that a missing one costs no teacher time.
         self.teacher = identify(
             recipe.models.teacher, gguf=takes_gguf(recipe.models.engine), server=recipe.models.server
@@ -105,53 +107,57 @@ class Run:
         other = recipe.models.second
         self.second = identify(other.teacher, gguf=True, server=other.server) if other else None
 
+    @cached_property
+    def shots(self) -> Sequence[Shot]:
+        """The worked examples that the teacher is shown."""
+        return load_few_shot(Path(self.recipe.generate.few_shot)) if self.recipe.generate.few_shot else ()
+
     def report(self, *, force: bool = False) -> Report:
-        sets, shots = self._begin()
+        sets = self._begin()
         planned = not self.recipe.plan.skip and (self.overwrite or "train" not in self.manifest.stages)
-        with watched(self._owed(sets, shots, planned=planned), title=self.recipe.name, quiet=self.quiet):
+        with watched(self._owed(sets, planned=planned), title=self.recipe.name, quiet=self.quiet):
             if planned:
-                heed(self._plan(sets, shots), force=force)
-            self._traces(sets.train, shots, overwrite=self.overwrite and not planned)
+                heed(self._plan(sets), force=force)
+            self._traces(sets.train, overwrite=self.overwrite and not planned)
             objective = self._adapter(sets)
             train_answer_only(self._teaching(sets.train))
-            self._predictions(sets, shots, objective)
+            self._predictions(sets, objective)
         # Only now: a stage that refuses other settings must leave the record of what was run as it is.
         self._record()
         return publish(self.directory)
 
     def plan(self) -> Plan:
-        sets, shots = self._begin()
+        sets = self._begin()
         with watched({"traces": False, BASE: False}, title=self.recipe.name, quiet=self.quiet):
-            return self._plan(sets, shots)
+            return self._plan(sets)
 
-    def _owed(self, sets: Sets, shots: Sequence[Shot], *, planned: bool) -> dict[str, bool]:
+    def _owed(self, sets: Sets, *, planned: bool) -> dict[str, bool]:
         """The lines of the screen, and whether each is done already; the rungs of a ladder show as they begin."""
         objective = self.recipe.train.objective
-        entrants = line_up(self.recipe, sets, shots, self.directory / "5_adapter", objective)
+        entrants = line_up(self.recipe, sets, self.shots, self.directory / "5_adapter", objective)
         names = [*([BASE] if planned else []), *(asked.label for one in entrants for asked in one.asked)]
         training = {"rungs/base": "evaluate/rungs/base"} if objective == "auto" else {"training": "train"}
         training |= {f"training/{ANSWER_ONLY}": ANSWER_ONLY_STAGE} if self.recipe.evaluate.answer_only else {}
         stages = {"traces": "generate"} | training | {name: f"evaluate/{name}" for name in names}
         return {title: self.manifest.done(stage) and not self.overwrite for title, stage in stages.items()}
 
-    def _begin(self) -> tuple[Sets, Sequence[Shot]]:
-        """The questions and the worked examples."""
+    def _begin(self) -> Sets:
+        """The questions."""
         sets = self._questions()
-        shots = load_few_shot(Path(self.recipe.generate.few_shot)) if self.recipe.generate.few_shot else ()
-        refuse_shown(shots, [*sets.held_out, *sets.unseen], str(self.recipe.generate.few_shot))
+        refuse_shown(self.shots, [*sets.held_out, *sets.unseen], str(self.recipe.generate.few_shot))
         if not self.manifest.done("train"):
             check_packages(self.recipe.train)
             self._teaching(sets.train).refuse(self.recipe.train.objective)
         if self.overwrite or not self.manifest.stages.keys() - {"questions"}:
             self._record()  # so that whoever looks at an unfinished run knows what it is to be
-        return sets, shots
+        return sets
 
-    def _plan(self, sets: Sets, shots: Sequence[Shot]) -> Plan:
+    def _plan(self, sets: Sets) -> Plan:
         models = self.recipe.models
         made = run_plan(Planning(
             self.recipe, self.directory, self.manifest, sets.train, len(sets.held_out), len(sets.unseen),
             {"teacher": self.teacher, "student": self.student},
-            lambda asked, unasked, anew: self._ask_teacher(asked, shots, unasked=unasked, overwrite=anew),
+            lambda asked, unasked, anew: self._ask_teacher(asked, unasked=unasked, overwrite=anew),
             partial(self._open, "base", models.student, None, sets.train), self.overwrite, self.quiet, len(sets.dev),
         ))  # fmt: skip
         if "train" not in self.manifest.stages:
@@ -199,22 +205,22 @@ class Run:
         )
 
     def _ask_teacher(
-        self, questions: Sequence[Question], shots: Sequence[Shot], *, unasked: Sequence[Question] = (), overwrite: bool
+        self, questions: Sequence[Question], *, unasked: Sequence[Question] = (), overwrite: bool
     ) -> None:
         models, settings = self.recipe.models, self.recipe.generate
         everything = [*questions, *unasked]
         second = None
         if (other := models.second) and self.second:
-            open_it = partial(teacher_engine, other, settings.batch_size, everything, settings, shots)
+            open_it = partial(teacher_engine, other, settings.batch_size, everything, settings, self.shots)
             second = Teacher(self.second, open_it, other.server)
         run_generate(
             questions,
             self.directory / "2_traces.jsonl",
             self.manifest,
             settings=settings,
-            shots=shots,
+            shots=self.shots,
             model=self.teacher,
-            open_teacher=lambda: teacher_engine(models, settings.batch_size, everything, settings, shots),
+            open_teacher=lambda: teacher_engine(models, settings.batch_size, everything, settings, self.shots),
             server=models.server,
             second=second,
             verify=self.recipe.verify,
@@ -225,8 +231,8 @@ class Run:
             quiet=self.quiet,
         )
 
-    def _traces(self, train: Sequence[Question], shots: Sequence[Shot], *, overwrite: bool) -> None:
-        self._ask_teacher(train, shots, overwrite=overwrite)
+    def _traces(self, train: Sequence[Question], *, overwrite: bool) -> None:
+        self._ask_teacher(train, overwrite=overwrite)
         traces, settings, models = self.directory / "2_traces.jsonl", self.recipe.verify, self.recipe.models
         likelihoods = run_likelihoods(
             train, traces, self.directory / "3_likelihoods.jsonl", self.manifest, settings, student=models.student,
@@ -260,10 +266,10 @@ class Run:
         with opened_late(partial(self._open, "student", self.recipe.models.student, adapter, dev)) as open_model:
             return self._ask(asked, file, self.student, adapter, open_model)
 
-    def _predictions(self, sets: Sets, shots: Sequence[Shot], objective: Objective) -> None:
+    def _predictions(self, sets: Sets, objective: Objective) -> None:
         """Ask each model the held-out and the unseen questions, and the base the held-out ones in other ways too."""
         everything = [*sets.held_out, *sets.unseen]
-        for one in line_up(self.recipe, sets, shots, self.directory / "5_adapter", objective):
+        for one in line_up(self.recipe, sets, self.shots, self.directory / "5_adapter", objective):
             is_teacher = one.name == "teacher"
             with opened_late(partial(self._open, one.name, one.spec, one.adapter, everything)) as open_model:
                 for asked in one.asked:

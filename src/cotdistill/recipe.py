@@ -10,6 +10,7 @@ Frozen structs, unknown keys refused, nothing in a recipe is executed. Paths are
 the command is started in, like every path on the command line.
 """
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -70,11 +71,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises ``DataError`` naming file and place for anything it does not understand."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
         raise UsageError(f"no recipe at {path}; the shipped ones are in recipes/") from error
     except Exception as error:  # dates, numbers and odd keys raise all sorts of errors in PyYAML
         raise DataError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from error
+    if data is None:
+        raise DataError(f"the recipe {path} is empty; recipes/quickstart.yaml is a whole one")
     return decode_recipe(data, str(path))
 
 
@@ -89,8 +92,8 @@ def decode_recipe(data: object, where: str) -> Recipe:
 
 
 def with_name(recipe: Recipe, name: str) -> Recipe:
-    """The recipe under another run name. Raises ``DataError`` for one that is no plain directory name."""
-    return decode_recipe({**msgspec.to_builtins(recipe), "name": name}, "--name")
+    """The recipe under another run name. Raises ``UsageError`` for one that is no plain directory name."""
+    return _changed({**msgspec.to_builtins(recipe), "name": name}, "--name")
 
 
 def without_plan(recipe: Recipe) -> Recipe:
@@ -109,12 +112,34 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def with_baselines(recipe: Recipe, baselines: str) -> Recipe:
-    """The recipe with the base asked in these ways too, ``zero,few_shot,native``. Raises ``DataError`` for others."""
+    """The recipe with the base asked in these ways too, ``zero,few_shot,native``. Raises ``UsageError`` for others."""
     plain = msgspec.to_builtins(recipe)
     plain["evaluate"]["baselines"] = baselines_in(baselines)
-    return decode_recipe(plain, "--baseline")
+    return _changed(plain, "--baseline")
+
+
+def _changed(data: object, flag: str) -> Recipe:
+    """A recipe that a flag changed: what it does not permit is the flag's fault."""
+    try:
+        return decode_recipe(data, flag)
+    except DataError as error:
+        raise UsageError(str(error)) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe with every default written out, as YAML."""
-    return str(yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False, allow_unicode=True))
+    plain = msgspec.to_builtins(recipe)
+    return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as the number that everybody means; to YAML 1.1 it is a word, for want of a dot."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a word that ``_Loader`` would read as a number."""
+
+
+_POWER_OF_TEN = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")
+for _one in (_Loader, _Dumper):
+    _one.add_implicit_resolver("tag:yaml.org,2002:float", _POWER_OF_TEN, list("-+0123456789"))

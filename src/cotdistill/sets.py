@@ -13,9 +13,10 @@ import msgspec
 from cotdistill.asking.ask import asked_once
 from cotdistill.dev_split import split
 from cotdistill.errors import DataError
-from cotdistill.generated import chance_rate, generate, prove_disjoint
+from cotdistill.generated import Task, chance_rate, generate, prove_disjoint
 from cotdistill.journal import read_rows, write_rows
 from cotdistill.overlap import refuse_overlap
+from cotdistill.prompt import load_few_shot
 from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.settings.questions import Questions, Source
 from cotdistill.settings.train import TrainSettings
@@ -72,6 +73,16 @@ def make_sets(
     sizes = {part: len(getattr(sets, part)) for part in (*FILES, *(("dev",) if aside else ()))}
     manifest.finish("questions", **sizes, disjoint=proof, chance_rate=chance_rate(held_out))
     return sets
+
+
+def look(wanted: Questions, few_shot: str | None) -> None:
+    """Read what is to be read and make one question of each task, and leave nothing: a file that is not there and a
+    task that does not exist are said before hours of downloads."""
+    if few_shot:
+        load_few_shot(Path(few_shot))
+    for source in (wanted.train, wanted.held_out, wanted.unseen):
+        if source:
+            _load(msgspec.structs.replace(source, tasks=tuple(Task(one.name, 1, one.config) for one in source.tasks)))
 
 
 def _load(source: Source, exclude: Sequence[Question] = (), *, once: bool = False) -> list[Question]:

@@ -51,6 +51,8 @@ def export(
     if run:
         if base_model or lora_model:
             raise UsageError("give a run directory, or --base_model and --lora_model, not both")
+        if not (run / "recipe.yaml").is_file():
+            raise UsageError(f"{run} is no run directory; name one, such as runs/quickstart")
         models = load_recipe(run / "recipe.yaml").models
         base_model, lora_model = models.student, run / "5_adapter"
         four_bit, trust_remote_code = models.load_in_4bit is True, trust_remote_code or models.trust_remote_code

@@ -1,6 +1,7 @@
 """``cotdistill generate``, ``scripts/gen_cot.py``: the teacher reasons through every question."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +83,7 @@ def generate(
     from cotdistill.asking.ask import asked_once
     from cotdistill.engines import Sampling
     from cotdistill.engines.opening import engine_name, takes_gguf
-    from cotdistill.errors import SetupError, UsageError
+    from cotdistill.errors import DataError, SetupError, UsageError
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
     from cotdistill.settings.generate import Escalate, Generate
@@ -149,8 +150,9 @@ def generate(
                 quiet=quiet,
             )
         except (KeyboardInterrupt, SetupError):
-            # The traces so far, too: training must not have to judge them without gold.
-            if output_file.exists():
+            # The traces so far, too: training must not have to judge them without gold. Where there are none, what
+            # ended the asking is what there is to say.
+            with suppress(DataError):
                 run_verify(everything, output_file, verdicts, judged)
             raise
         tally = run_verify(everything, output_file, verdicts, judged)

@@ -28,18 +28,27 @@ def list_models() -> None:
 @app.command()
 def pull(
     name: Annotated[str, typer.Argument(help="A name of the catalogue.")],
-    to: Annotated[Path, typer.Option("--to", help="Directory to fill, such as models/teacher.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Directory to fill, such as models/teacher. Default: the cache.")
+    ] = None,
     format: Annotated[
         Format | None,
         typer.Option("--format", help="gguf keeps the file; hf converts it. Default: gguf, hf for models/student."),
     ] = None,
 ) -> None:
-    """Download a model, check its size and SHA-256, and put it where the commands look for it."""
+    """Download a model, check its size and SHA-256, and put it where the commands look for it.
+
+    In the cache, commands find it by its name.
+    """
     from cotdistill import download
+    from cotdistill.catalog import find_model
 
     # A student is trained, which needs weights that transformers reads; a teacher runs fastest as GGUF.
-    chosen = format or (Format.hf if to.name == "student" else Format.gguf)
-    typer.echo(download.pull(name, to, format=chosen.value))
+    chosen = format or (Format.hf if to and to.name == "student" else Format.gguf)
+    if to is None:
+        typer.echo(download.local_model(find_model(name).name, want=chosen.value))
+    else:
+        typer.echo(download.pull(name, to, format=chosen.value))
 
 
 @app.command()

@@ -15,7 +15,7 @@ RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/quic
 Runs = Annotated[Path, typer.Option("--runs", help="Where run directories live.")]
 Name = Annotated[str | None, typer.Option("--name", help="Run name, instead of the recipe's.")]
 RunSeed = Annotated[
-    int | None, typer.Option("--seed", help="Seed of training questions and training, instead of the recipe's.")
+    int | None, typer.Option("--seed", min=0, help="Seed of training questions and training, instead of the recipe's.")
 ]
 
 

@@ -89,8 +89,9 @@ def train(
         Objective, typer.Option("--objective", help="What the student is trained for.")
     ] = Objective.sft,
     alpha: Annotated[
-        float, typer.Option("--alpha", min=0.0, max=1.0, help="step_by_step: share of the answers alone in the loss.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--alpha", min=0.0, max=1.0, help="step_by_step: share of the answers alone in the loss (0.5)."),
+    ] = None,
     teacher_model: Annotated[
         str | None, typer.Option("--teacher_model", help="on_policy, offline_kd: who scores each token.")
     ] = None,
@@ -141,7 +142,7 @@ def train(
     from cotdistill.learning.lint import check_packages
     from cotdistill.learning.lint import dry_run as rehearse
     from cotdistill.learning.ranks import here
-    from cotdistill.learning.scoring_teacher import TeacherFiles
+    from cotdistill.learning.scoring_teacher import TeacherFiles, fitting
     from cotdistill.settings.lora import Lora
     from cotdistill.settings.train import TrainSettings
     from cotdistill.stages.train import run_train
@@ -167,9 +168,9 @@ def train(
             patience=patience,
             lora=lora,
             objective=objective.value,
-            alpha=alpha,
             **_own(
                 objective,
+                step_by_step={"alpha": alpha},
                 on_policy={
                     "student_share": student_share, "beta": beta, "top_k": top_k, "max_new_tokens": max_new_tokens
                 },
@@ -184,14 +185,17 @@ def train(
             "`cotdistill run`, or give the student to `generate` as --teacher_model and train on what `verify` keeps"
         )
     record = output_dir.resolve().with_name(f"{output_dir.resolve().name}.manifest.json")
+    teacher = TeacherFiles(teacher_model, o.beside(cot_dataset, "scores.safetensors")) if teacher_model else None
     ranks = here()
     if dry_run:
         ranks.alone("a dry run")
         check_packages(settings)
+        fitting(teacher, student_model, settings.objective, trust_remote_code=trust_remote_code)
         dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), target=target.value, limit=limit)
         found = rehearse(
             local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair[0]), settings,
-            system=system_prompt, trust_remote_code=trust_remote_code,
+            system=system_prompt, labels=dataset.labels if objective is Objective.step_by_step else (),
+            trust_remote_code=trust_remote_code,
         )  # fmt: skip
         typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
         typer.echo(f"{found.sample}\n{found.counts}")
@@ -225,7 +229,7 @@ def train(
             quiet=quiet,
             say=(lambda text: None) if quiet else typer.echo,
             labels=dataset.labels,
-            teacher=TeacherFiles(teacher_model, o.beside(cot_dataset, "scores.safetensors")) if teacher_model else None,
+            teacher=teacher,
         )
         if not ranks.first:
             return
@@ -246,6 +250,8 @@ def _own(objective: Objective, **given: dict[str, float | int | None]) -> dict[s
     foreign = [f"--{_FLAGS.get(key, key)}" for flags in said.values() for key in flags if key not in mine]
     if foreign:
         raise UsageError(f"{objective.value} has no {foreign[0]}; see docs/objectives.md for what each objective has")
+    if objective is Objective.step_by_step:
+        return mine
     return {objective.value: types[objective.value](**mine)} if mine else {}
 
 

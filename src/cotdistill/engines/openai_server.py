@@ -1,7 +1,8 @@
 """Ask any OpenAI-compatible server: vLLM, SGLang, llama-server, Ollama, DeepSeek, OpenAI.
 
-Only parameters that all of them know are sent, so what a server is started with can still change how it samples;
-vLLM takes penalties from the model's generation config unless it runs with ``--generation-config vllm``.
+Only parameters that nearly all of them know are sent (see ``dialect``), so what a server is started with can still
+change how it samples; vLLM takes penalties from the model's generation config unless it runs with
+``--generation-config vllm``.
 
 Every sample of a question is a request of its own with a seed of its own, so that it can fail, be written down and be
 asked again alone. The parameter ``n`` would ask for all at once, and gain little: vLLM, SGLang and llama-server keep
@@ -12,6 +13,7 @@ the computed prompt for the next request, providers charge less for a prompt the
 import asyncio
 import gc
 import itertools
+import logging
 import queue
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -25,12 +27,15 @@ from cotdistill.engines import Completion, Request, Sampling
 from cotdistill.engines.api_key import key_for
 from cotdistill.engines.background import Background
 from cotdistill.engines.clock import Clock
+from cotdistill.engines.dialect import Dialect
 from cotdistill.engines.endpoint import Endpoint, Tickets
 from cotdistill.engines.model_list import is_listed, list_models
 from cotdistill.engines.server import Server
 from cotdistill.engines.server_reply import Again, Refused, Reply, read_reply
 from cotdistill.errors import SetupError
 from cotdistill.shown import one_line
+
+log = logging.getLogger(__name__)
 
 
 class OpenAIServerEngine:
@@ -47,7 +52,7 @@ class OpenAIServerEngine:
         self._server = server
         self._key = key_for(server)
         self._pause, self._longest_pause = pause, longest_pause
-        self._limit_name = "max_tokens"
+        self._dialect = Dialect()
         self._served = ""
         self._background: Background | None = None
         with Background() as background:
@@ -178,24 +183,32 @@ class OpenAIServerEngine:
             return reply
 
     async def _exchange(self, endpoint: Endpoint, request: Request, sampling: Sampling) -> Reply:
-        limit_name = self._limit_name
-        path, timeout = "/chat/completions", self._server.timeout
-        got = await endpoint.send("POST", path, self._body(request, sampling), timeout=timeout)
-        if got.status == 400 and limit_name == "max_tokens" and b"max_completion_tokens" in got.body:
-            self._limit_name = "max_completion_tokens"  # OpenAI's newer models know it by this name only
-            got = await endpoint.send("POST", path, self._body(request, sampling), timeout=timeout)
-        return read_reply(got.status, got.headers, got.body, self._hide)
+        while True:
+            sent = self._dialect
+            body = self._body(request, sampling)
+            got = await endpoint.send("POST", "/chat/completions", body, timeout=self._server.timeout)
+            # Of the requests that are refused together the first one learns; the others find that it did.
+            if got.status != 400 or (sent == self._dialect and not self._learnt(got.body)):
+                return read_reply(got.status, got.headers, got.body, self._hide)
+
+    def _learnt(self, refusal: bytes) -> bool:
+        """Whether it names a setting that the model knows by another name or not at all; from then on that holds."""
+        self._dialect, before = self._dialect.after(refusal), self._dialect
+        for name in sorted(self._dialect.without - before.without):
+            log.warning("%s takes no %s: it answers as its server has it", self._model, name)
+        return self._dialect != before
 
     def _body(self, request: Request, sampling: Sampling) -> bytes:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": request.messages,
-            self._limit_name: sampling.max_new_tokens,
+            self._dialect.limit: sampling.max_new_tokens,
             "temperature": sampling.temperature if sampling.do_sample else 0.0,
             "top_p": sampling.top_p,
             "stream": False,
         }
-        return msgspec.json.encode(body | ({"seed": sampling.seed_of(request)} if sampling.do_sample else {}))
+        body |= {"seed": sampling.seed_of(request)} if sampling.do_sample else {}
+        return msgspec.json.encode({name: value for name, value in body.items() if name not in self._dialect.without})
 
     def _checked(self, reply: Reply) -> Reply:
         """The reply, without the key in it. Raises ``SetupError`` where another model than before wrote it."""

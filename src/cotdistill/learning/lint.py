@@ -23,7 +23,7 @@ import msgspec
 
 from cotdistill.errors import SetupError, TrainingError
 from cotdistill.example import Example, Examples, answer_tokens, build_examples
-from cotdistill.prompt import messages_for
+from cotdistill.prompt import LABEL_PROMPT, messages_for
 from cotdistill.question import Question
 from cotdistill.settings.train import Tracker, TrainSettings
 from cotdistill.shown import one_line, visible
@@ -70,9 +70,10 @@ def lint(
     *,
     system: str,
     max_new_tokens: int,
+    beside: Sequence[Example] = (),
 ) -> Lint:
     """Hold the examples against the ``pairs`` they were made from and against what an evaluation will do:
-    ask with ``prompt_ids`` and read at most ``max_new_tokens``."""
+    ask with ``prompt_ids`` and read at most ``max_new_tokens``. ``beside`` are trained with them, and only counted."""
     told = {trace_id: (question, text) for trace_id, question, text in pairs}
     errors: dict[str, list[str]] = {}
     doubts: dict[str, list[str]] = {}
@@ -92,17 +93,35 @@ def lint(
             "the student will be cut off; raise max_new_tokens there"
         )
     return Lint(
-        render(template, examples.kept[0], kept), _counts(examples, settings),
+        render(template, examples.kept[0], kept), _counts(examples, beside, settings),
         [_where(problem, ids, kept) for problem, ids in errors.items()], warnings,
     )  # fmt: skip
 
 
-def dry_run(
-    student: Path, pairs: Sequence[Pair], settings: TrainSettings, *, system: str, trust_remote_code: bool = False
-) -> Lint:
-    """The lint of a training that does not take place: of the student only the tokenizer is loaded."""
-    from transformers import AutoConfig, AutoTokenizer
+def lint_all(
+    template: ChatTemplate, pairs: Sequence[Pair], examples: Examples, labels: Sequence[Pair],
+    at_once: Examples | None, settings: TrainSettings, *, system: str, max_new_tokens: int,
+) -> Lint:  # fmt: skip
+    """The lint of traces and of the same traces' answers alone (``step_by_step``), where there are any."""
+    if at_once is None:
+        return lint(template, pairs, examples, settings, system=system, max_new_tokens=max_new_tokens)
+    short = lint(template, labels, at_once, settings, system=LABEL_PROMPT, max_new_tokens=max_new_tokens)
+    whole = lint(
+        template, pairs, examples, settings, system=system, max_new_tokens=max_new_tokens, beside=at_once.kept
+    )
+    return msgspec.structs.replace(whole, errors=[*whole.errors, *short.errors])
 
+
+def dry_run(
+    student: Path, pairs: Sequence[Pair], settings: TrainSettings, *, system: str, labels: Sequence[Pair] = (),
+    trust_remote_code: bool = False,
+) -> Lint:  # fmt: skip
+    """The lint of a training that does not take place: of the student only the tokenizer and the names of its layers
+    are loaded. Raises ``SetupError`` for layers that it does not have."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from cotdistill.adapter import choose_targets
     from cotdistill.model import check_directory
 
     check_directory(student, trust_remote_code)
@@ -110,12 +129,22 @@ def dry_run(
     try:
         template = ChatTemplate(AutoTokenizer.from_pretrained(student, **common))
         config: Any = AutoConfig.from_pretrained(student, **common)
+        if settings.lora.targets:
+            with torch.device("meta"):  # the layers, without their weights
+                layers = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            choose_targets(layers, settings.lora.targets)
     except (OSError, ValueError, TypeError, KeyError) as error:
         why = " ".join(str(error).split())[:300]
         raise SetupError(f"cannot load the tokenizer in {student}: {why}; get the model again") from error
     context = getattr(config, "max_position_embeddings", None) or settings.max_length
-    examples = build_examples(template, pairs, system=system, max_length=min(settings.max_length, context))
-    return lint(template, pairs, examples, settings, system=system, max_new_tokens=LONGEST_ANSWER)
+    length = min(settings.max_length, context)
+    examples = build_examples(template, pairs, system=system, max_length=length)
+    at_once = build_examples(
+        template, labels, system=LABEL_PROMPT, max_length=length, task="label"
+    ) if labels else None  # fmt: skip
+    return lint_all(
+        template, pairs, examples, labels, at_once, settings, system=system, max_new_tokens=LONGEST_ANSWER
+    )
 
 
 def render(template: ChatTemplate, example: Example, of: int) -> str:
@@ -155,10 +184,10 @@ def _unknown(template: ChatTemplate, answer: Sequence[int]) -> bool:
     return unknown is not None and unknown != template.end_of_turn and unknown in answer
 
 
-def _counts(examples: Examples, settings: TrainSettings) -> str:
+def _counts(examples: Examples, beside: Sequence[Example], settings: TrainSettings) -> str:
     from cotdistill.learning.best import held_out
 
-    rows, tried = held_out(examples.kept, settings.validation, settings.seed)
+    rows, tried = held_out([*examples.kept, *beside], settings.validation, settings.seed)
     each, steps = settings.steps(len(rows))
     tokens = sum(len(example.input_ids) for example in rows)
     parts = [f"{len(rows):,} examples"]

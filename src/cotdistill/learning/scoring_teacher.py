@@ -7,7 +7,7 @@ import msgspec
 
 from cotdistill.download import cache_directory, local_model
 from cotdistill.engines.opening import find_gguf
-from cotdistill.errors import SetupError
+from cotdistill.errors import SetupError, UsageError
 from cotdistill.identity import model_hash
 from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokens, relation
 from cotdistill.model_files.conversion import to_hugging_face
@@ -62,9 +62,13 @@ def _relation(student: Path, teacher: Path | None, trust_remote_code: bool) -> R
 
 def fitting(
     teacher: TeacherFiles | None, student: str, objective: Objective, *, trust_remote_code: bool = False
-) -> TeacherFiles:
-    """The teacher, where it can teach ``student`` token by token. Raises ``SetupError`` with the objectives that the
-    pair permits where it cannot."""
+) -> TeacherFiles | None:
+    """The teacher, where it can teach ``student`` token by token; None for an objective that needs none. Raises
+    ``SetupError`` with the objectives that the pair permits where it cannot, ``UsageError`` for one too many."""
+    if objective not in TOKEN_LEVEL:
+        if teacher:
+            raise UsageError(f"{objective} asks no teacher for probabilities; leave --teacher_model out")
+        return None
     if teacher is None:
         raise SetupError(f"{objective} needs the teacher's own weights: name the model with --teacher_model")
     ours = local_model(student, want="hf")

@@ -1,11 +1,12 @@
 """How every model is asked."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from cotdistill.bounds import Count, Temperature
 from cotdistill.engines import Sampling
+from cotdistill.errors import UsageError
 
 Baseline = Literal["zero", "few_shot", "native"]
 """How the base is asked: as the student is, with the teacher's worked examples, or without a system prompt of ours."""
@@ -20,7 +21,7 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     which ``zero`` is always taken and decides. Several samples are drawn at a ``temperature``; the first decides.
     ``answer_only`` trains and asks a second student that learns the final lines alone: what the reasoning is worth."""
 
-    max_new_tokens: Count = 256
+    max_new_tokens: Count = 512
     batch_size: Count = 32
     teacher: bool = True
     baselines: tuple[Baseline, ...] = ("zero",)
@@ -43,5 +44,8 @@ class Evaluate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def baselines_in(text: str) -> list[str]:
-    """The names in ``zero,few-shot,native``, dashes as underscores."""
-    return [name.strip().replace("-", "_") for name in text.split(",") if name.strip()]
+    """The names in ``zero,few-shot,native``, dashes as underscores. Raises ``UsageError`` for others."""
+    names = [name.strip().replace("-", "_") for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in get_args(Baseline)]:
+        raise UsageError(f"--baseline {unknown[0]} is none of {', '.join(get_args(Baseline))}")
+    return names

@@ -31,7 +31,7 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     few_shot: str | None = None
     num_samples: Count = 1
     batch_size: Count = 8
-    sampling: Sampling = Sampling(max_new_tokens=256)
+    sampling: Sampling = Sampling(max_new_tokens=512)
     enough: Count | None = None
     escalate: Escalate | None = None
     hint: bool = False

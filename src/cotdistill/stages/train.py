@@ -12,7 +12,7 @@ from cotdistill.errors import TrainingError, UsageError
 from cotdistill.identity import digest
 from cotdistill.journal import write_rows
 from cotdistill.learning.ladder import refuse_alone
-from cotdistill.learning.lint import LONGEST_ANSWER, check_packages, lint
+from cotdistill.learning.lint import LONGEST_ANSWER, check_packages, lint_all
 from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
@@ -64,12 +64,9 @@ def run_train(
         check_packages(settings)
         if ranks.first:
             local_model(student, want="hf")  # pulled and converted before the others look for it
-        if settings.objective in TOKEN_LEVEL:
-            if ranks.size > 1:
-                raise UsageError(f"{settings.objective} is the work of one process; start it without a launcher")
-            teacher = fitting(teacher, student, settings.objective, trust_remote_code=trust_remote_code)
-        elif teacher:
-            raise UsageError(f"{settings.objective} asks no teacher for probabilities; leave --teacher_model out")
+        if settings.objective in TOKEN_LEVEL and ranks.size > 1:
+            raise UsageError(f"{settings.objective} is the work of one process; start it without a launcher")
+        teacher = fitting(teacher, student, settings.objective, trust_remote_code=trust_remote_code)
     labels = sorted(labels, key=lambda pair: pair[0]) if settings.objective == "step_by_step" else ()
     pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
     with ranks.together():
@@ -110,13 +107,10 @@ def run_train(
         if examples_file and ranks.first:
             write_rows(examples_file, rows)
         if ranks.first:
-            if at_once:
-                lint(
-                    model.template, labels, at_once, settings, system=LABEL_PROMPT, max_new_tokens=max_new_tokens
-                ).stop()
-            found = lint(
-                model.template, pairs, examples, settings, system=system_prompt, max_new_tokens=max_new_tokens
-            )
+            found = lint_all(
+                model.template, pairs, examples, labels, at_once, settings, system=system_prompt,
+                max_new_tokens=max_new_tokens,
+            )  # fmt: skip
             say(f"{found.sample}\n{found.counts}")
             found.stop()
             for warning in found.warnings:
