@@ -13,7 +13,7 @@ CPU_TORCH ?= torch==2.13.0+cpu
 
 help:
 	@echo "make quickstart   the whole loop on real models: teacher, traces, LoRA, verdict"
-	@echo "make test         every test, one of them on a real model"
+	@echo "make test         every test, a few of them on a real model"
 	@echo "make bench-train  training speed and memory beside TRL; QUESTIONS=FILE with question and answer a line"
 	@echo "make bench-generate  traces per hour beside a plain loop and raw engines; QUESTIONS=FILE, LITERAL=questions"
 	@echo "make fuzz         random and coverage-guided input for every reader, a minute each"

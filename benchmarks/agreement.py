@@ -9,7 +9,7 @@ Each row is a text and a gold; a checker says whether the text gives the gold. T
   gsm8k     full solutions (rows {"question", "answer"}) read for their gold, as they are and with the number
             behind #### changed by one.
 Math-Verify is called as its README shows: ``verify(parse(gold), parse(text))``, defaults and its own timeouts, in a
-child process of 4 GB that is replaced if it hangs. Needs ``pip install "cotdistill[math]"``.
+child process of 4 GB that is replaced if it hangs. Needs ``pip install math-verify``.
 """
 
 import argparse

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from conftest import make_model, weights
+from cotdistill.cli import app
 from cotdistill.errors import SetupError, UsageError
 from cotdistill.example import IGNORE
 from cotdistill.learning.order import Order, blank
@@ -170,6 +172,23 @@ def test_a_whole_run_is_not_launched(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="a whole run is the work of one process"):
         run(load_recipe(REPO / "recipes/quickstart.yaml"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "--teacher_model", "t", "--input_file", "q.jsonl", "--output_file", "o.jsonl"],
+        ["evaluate", "--base_model", "m", "--test_file", "q.jsonl", "--output_file", "o.jsonl"],
+        ["export", "runs/x", "--merged", "m"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_other_commands_are_not_launched_either(monkeypatch, words):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shown = CliRunner().invoke(app, words)
+    assert isinstance(shown.exception, UsageError)
+    assert "is the work of one process" in str(shown.exception)
 
 
 def test_every_row_is_in_every_epoch_once_and_the_last_step_is_filled_up_with_blank_ones():

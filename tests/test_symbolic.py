@@ -140,7 +140,7 @@ def test_without_the_extra_nothing_is_said_but_what_to_install_and_only_once(mon
     try:
         assert same_symbolic("2x", "x + x") is None
         assert same_symbolic("2x", "2x") is None
-        assert caplog.text.count('pip install "cotdistill[math]"') == 1
+        assert caplog.text.count('pip install math-verify') == 1
     finally:
         symbolic.available.cache_clear()
 

@@ -7,7 +7,8 @@
       6_predictions/{base,student,teacher}.jsonl  6_predictions/unseen/...
       7_report.json  7_report.html
 
-Running it again goes on where it stopped; finished stages are not done again.
+docs/recipes.md has the files that only some runs have. Running it again goes on where it stopped; finished stages are
+not done again.
 """
 
 import hashlib

@@ -184,7 +184,7 @@ def _hub_rows(spec: str) -> Iterator[_Row]:
     try:
         import datasets
     except ImportError as error:
-        raise SetupError(f'reading {spec} needs datasets: pip install "cotdistill[hub]"') from error
+        raise SetupError(f'reading {spec} needs datasets: pip install datasets') from error
     try:
         rows = datasets.load_dataset(parts[1], *parts[2:-1], split=parts[-1])
     except Exception as error:  # the library, the network and the hub each have their own

@@ -1,7 +1,7 @@
 """Training: LoRA on Examples, by one transformers.Trainer subclass.
 
-The loss is the mean negative log-likelihood, in nats per answer token, over all answer tokens of an optimizer
-step, however they are spread over its micro-batches (chain-of-thought fine-tuning as in Ho et al. 2022).
+The loss is that of the objective (``learning.terms``), in nats per answer token over all answer tokens of an optimizer
+step, however they are spread over its micro-batches; for ``sft`` the mean negative log-likelihood (Ho et al. 2022).
 """
 
 import logging

@@ -58,10 +58,12 @@ def evaluate(
     from cotdistill.engines.opening import engine_name
     from cotdistill.errors import UsageError
     from cotdistill.evaluation import Contestant, evaluate_all
+    from cotdistill.learning.ranks import here
     from cotdistill.prompt import load_few_shot
     from cotdistill.settings.evaluate import Evaluate, baselines_in
     from cotdistill.settings.models import Models
 
+    here().alone("an evaluation")
     ways = baselines_in(baseline)
     if ("few_shot" in ways) != (few_shot is not None):
         raise UsageError("--baseline few_shot and --few_shot FILE go together")

@@ -28,7 +28,7 @@ def export(
         bool, typer.Option("--dequantize", help="For a student trained in 4-bit: merge into those weights, unpacked.")
     ] = False,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Ask the export the run's held-out questions; adds it to the report.")
+        bool, typer.Option("--evaluate", help="Ask it (the GGUF, if any) the held-out questions; for the report.")
     ] = False,
     trust_remote_code: o.TrustRemoteCode = False,
     overwrite: o.Overwrite = False,
@@ -41,8 +41,11 @@ def export(
     from cotdistill.download import local_model
     from cotdistill.errors import UsageError
     from cotdistill.export import export_model
+    from cotdistill.learning.ranks import here
     from cotdistill.recipe import load_recipe
+    from cotdistill.storage.manifest import Manifest
 
+    here().alone("an export")
     if not merged and not gguf:
         raise UsageError("say what to write: --merged DIR, --gguf FILE or both")
     if gguf and gguf.suffix != ".gguf":
@@ -53,6 +56,8 @@ def export(
             raise UsageError("give a run directory, or --base_model and --lora_model, not both")
         if not (run / "recipe.yaml").is_file():
             raise UsageError(f"{run} is no run directory; name one, such as runs/quickstart")
+        if evaluate and not Manifest.open(run / "manifest.json").done("evaluate/student"):
+            raise UsageError(f"--evaluate compares with the student, and {run} is not finished: cotdistill run RECIPE")
         models = load_recipe(run / "recipe.yaml").models
         base_model, lora_model = models.student, run / "5_adapter"
         four_bit, trust_remote_code = models.load_in_4bit is True, trust_remote_code or models.trust_remote_code

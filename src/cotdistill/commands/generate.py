@@ -84,6 +84,7 @@ def generate(
     from cotdistill.engines import Sampling
     from cotdistill.engines.opening import engine_name, takes_gguf
     from cotdistill.errors import DataError, SetupError, UsageError
+    from cotdistill.learning.ranks import here
     from cotdistill.prompt import load_few_shot
     from cotdistill.question import check_golds, load_questions
     from cotdistill.settings.generate import Escalate, Generate
@@ -95,6 +96,7 @@ def generate(
     from cotdistill.storage.lock import locked
     from cotdistill.storage.manifest import Manifest, input_of
 
+    here().alone("generating traces")
     do_sample = do_sample and temperature > 0
     if num_samples > 1 and not do_sample:
         raise UsageError("--num_samples above 1 needs --do_sample: without sampling all samples are the same")

@@ -71,7 +71,7 @@ def connect() -> None:
     try:
         import ray
     except ImportError as error:
-        raise SetupError(f"this engine needs Ray ({error}): pip install 'cotdistill[ray]'") from error
+        raise SetupError(f"this engine needs Ray ({error}): pip install ray") from error
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "_skip_env_hook": True}

@@ -29,7 +29,8 @@ REFILL = 4
 
 
 class TransformersEngine:
-    """Greedy answers do not depend on the batch they were computed in, in fp32; a sample depends on its own seed.
+    """Greedy answers do not depend on the batch they were computed in, in fp32; a sample depends on its own
+    seed, except on a CUDA GPU (``paged``).
 
     ``batch_size`` is the most rows at a time; long prompts and answers make it fewer, so that they fit the memory.
     """

@@ -39,7 +39,7 @@ class VLLMEngine:
             from vllm.lora.request import LoRARequest
         except ImportError as error:
             raise SetupError(
-                'this engine needs vLLM, which is not installed: pip install "cotdistill[vllm]" (Linux, CUDA GPU), '
+                'this engine needs vLLM, which is not installed: pip install vllm (Linux, CUDA GPU), '
                 "or take --engine transformers"
             ) from error
         from transformers import AutoTokenizer

@@ -45,7 +45,7 @@ def available() -> bool:
     """Whether the ``math`` extra is installed. Logs what to install, once, if not."""
     if importlib.util.find_spec("math_verify") is not None:
         return True
-    _log.warning('symbolic answers are not compared without math-verify: pip install "cotdistill[math]"')
+    _log.warning('symbolic answers are not compared without math-verify: pip install math-verify')
     return False
 
 

@@ -14,8 +14,8 @@ Prefer = Literal["different", "short", "few_steps", "likely"]
 class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``steps`` drops traces with false arithmetic; ``repair`` adds a final line to right ones that lack it.
 
-    ``vote``: where there is no gold, traces must agree with the majority of at least three. ``kind`` is that of
-    answers whose question declares none; ``markers`` are read besides the usual ones. Traces of more than
+    ``vote``: where there is no gold and there are three traces or more, they must agree with the majority. ``kind``
+    is that of answers whose question declares none; ``markers`` are read besides the usual ones. Traces of more than
     ``max_words`` or ``max_steps`` do not teach, and of those left at most ``max_per_question``: the ones to
     ``prefer``, and of them ``short_share`` from the shorter half of a question's traces.
     ``decontaminate`` names a file of test questions that must not be trained on, and ``decontaminate_ngram`` how
