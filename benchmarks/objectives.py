@@ -95,6 +95,9 @@ ARMS = {
     "qwen_base": Arm(ABLE, "qwen_base"),
     "qwen_sft": Arm(ABLE, "qwen_base"),
     "qwen_sft_several": Arm(ABLE, "qwen_base", choice=""),
+    # Few questions, where a second trace of each might matter most.
+    "qwen_few_one": Arm(ABLE, "qwen_base", how="--limit 40"),
+    "qwen_few_several": Arm(ABLE, "qwen_base", choice="", how="--limit 40"),
     # As many rows as take the time of qwen_sft: each is written or read, scored by the teacher and learnt.
     "qwen_on_policy": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --num_epochs 1 --limit 96"),
 }

@@ -261,6 +261,18 @@ def test_training_follows_the_verdicts_and_judges_by_itself_only_where_there_is_
     assert len(load_dataset(path, verdicts).pairs) == 1
 
 
+def test_the_limit_of_a_data_set_counts_questions(tmp_path):
+    path = tmp_path / "cot.jsonl"
+    rows = [
+        {"question": f"{a} + 1?", "reasoning": f"{way} {a} + 1 = {a + 1}.\nFinal Answer: {a + 1}"}
+        for way in ("Adding,", "One more than that is found by counting on:") for a in range(3)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    taken = load_dataset(path, tmp_path / "none.jsonl", limit=2)
+    assert [question.text for _, question, _ in taken.pairs] == ["0 + 1?", "1 + 1?"] * 2
+    assert len(taken.labels) == 4
+
+
 def test_known_questions_alone_are_read_where_only_they_are_wanted(tmp_path):
     path = write(tmp_path / "t.jsonl", made(A, RIGHT), made(B, "49"))
     with TraceFile(path, [Question("b", B, "49")], only_known=True) as traces:

@@ -35,7 +35,7 @@ def load_dataset(
 ) -> Dataset:
     """Read traces, and their verdicts where ``verdicts_path`` exists: then a trace without one does not teach.
     Where there is no such file, the traces are judged here; gold stands in the trace row's ``answer``, if anywhere.
-    ``limit`` counts teaching traces.
+    ``limit`` counts questions with a trace that teaches; all such traces of the first ones do.
 
     Raises ``DataError`` with file and line for a row that is no trace.
     """
@@ -52,6 +52,9 @@ def load_dataset(
     traces = [trace for _, trace in sorted(placed, key=lambda item: item[0])]
     pairs = list(teaching_pairs(questions, traces, verdicts.values(), target))
     labels = list(teaching_pairs(questions, traces, verdicts.values(), "answer"))
+    if limit is not None:
+        first = set(list(dict.fromkeys(question.id for _, question, _ in pairs))[:limit])
+        pairs, labels = ([pair for pair in them if pair[1].id in first] for them in (pairs, labels))
     # Judged here, without the gold that the verdicts were made with, a wrong trace would pass for unchecked.
     statuses = [verdicts[trace.id].status if trace.id in verdicts else "without a verdict" for trace in traces]
-    return Dataset(pairs[:limit], dict(Counter(statuses)), labels[:limit])
+    return Dataset(pairs, dict(Counter(statuses)), labels)
