@@ -47,6 +47,11 @@ class Dataset(msgspec.Struct, frozen=True):
     answer_tokens: int
     enough: int | None = None
 
+    @property
+    def several(self) -> bool:
+        """Whether a question may have more than one trace that teaches."""
+        return self.samples > 1 and self.enough != 1
+
 
 DATASETS = {
     "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", 160, 1, 96, 128),
@@ -54,6 +59,7 @@ DATASETS = {
     "multiarith": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
     "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
 }
+
 
 class Student(msgspec.Struct, frozen=True):
     """Who learns, and with which settings (flags of train)."""
@@ -123,7 +129,7 @@ def main() -> None:
         print(between_arms(options.dataset, *options.arms))
         return
     bench = Bench(options.data, options.dataset, options.work / options.dataset)
-    for arm in options.arm or ARMS:
+    for arm in options.arm or [name for name, one in ARMS.items() if one.choice or bench.settings.several]:
         bench.run(arm)
 
 
@@ -180,6 +186,7 @@ class Bench:
         """Train the arm; what its traces and its training were."""
         mine = self.work / f"{arm}_traces.jsonl"
         shutil.copyfile(self.traces, mine)
+        self.commands.append(f"cp {self.traces} {mine}")
         verdicts = mine.with_name(f"{mine.stem}.verdicts.jsonl")
         choice = one.choice.split()
         self.call("verify", "--traces", mine, "--questions", self.train, "--output", verdicts, *choice)
@@ -250,7 +257,10 @@ def between_arms(dataset: str, first: str, second: str) -> str:
     """The second arm's students against the first one's, question by question."""
     marks = []
     for arm in (first, second):
-        right = json.loads((RESULTS / f"{dataset}_{arm}.json").read_text())["right"]
+        result = RESULTS / f"{dataset}_{arm}.json"
+        right = json.loads(result.read_text()).get("right")
+        if right is None:
+            sys.exit(f"{result} does not say which questions were right: move it away and run the arm again")
         marks.append([mark == "1" for mark in right.get("student", right["base"])])
     pair = paired(*marks)
     found = difference(changes(pair))

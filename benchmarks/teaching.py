@@ -10,6 +10,7 @@ ends. What is done is not done again.
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -70,11 +71,13 @@ def main() -> None:
         return
     work = options.work / options.dataset
     work.mkdir(parents=True, exist_ok=True)
-    asked = work / "questions.jsonl"
     lines = (options.data / f"{options.dataset}_train.jsonl").read_bytes().splitlines(keepends=True)
-    asked.write_bytes(b"".join(lines[-options.questions :]))
+    lines = lines[-max(1, options.questions) :]
+    asked = work / f"last_{len(lines)}.jsonl"
+    asked.write_bytes(b"".join(lines))
+    done = {(row["dataset"], row["questions"], row["way"]) for row in rows}
     for name, way in WAYS.items():
-        if (options.dataset, name) not in {(row["dataset"], row["way"]) for row in rows}:
+        if (options.dataset, len(lines), name) not in done:
             rows.append({"dataset": options.dataset, "way": name, **measured(way, name, asked, options.dataset)})
             RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
             print(table(rows[-1:]), flush=True)
@@ -82,7 +85,7 @@ def main() -> None:
 
 def measured(way: Way, name: str, asked: Path, dataset: str) -> dict[str, Any]:
     """Ask in this way, and count what may teach; traces of nearly the same text count once."""
-    traces = asked.with_name(f"{name.replace(' ', '_').replace(',', '')}.jsonl")
+    traces = asked.with_name(f"{asked.stem}_{name.replace(' ', '_').replace(',', '')}.jsonl")
     cotdistill = [sys.executable, "-m", "cotdistill"]
     generate = [
         "generate", "--teacher_model", TEACHER, "--input_file", str(asked), "--output_file", str(traces),
@@ -98,7 +101,9 @@ def measured(way: Way, name: str, asked: Path, dataset: str) -> dict[str, Any]:
     return {
         "questions": summary["questions"], "traces": summary["traces"], "counts": summary["counts"],
         "different_right": summary["teach"], "questions_right": len(taught), "tokens": facts["completion_tokens"],
-        "seconds": facts["seconds"], "command": ["cotdistill", *generate], "versions": versions(),
+        "seconds": facts["seconds"], "versions": versions(),
+        "commands": [f"tail -n {summary['questions']} DIRECTORY/{dataset}_train.jsonl > {asked}",
+                     shlex.join(["cotdistill", *generate]), shlex.join(["cotdistill", *verify])],
     }  # fmt: skip
 
 

@@ -92,8 +92,10 @@ def test_first_requests_do_not_go_out_all_at_once(monkeypatch):
         answers("4")(handler, body)
 
     with ServerDouble([together] * 8) as server:
+        engine = engine_on(server, concurrency=8)
         start = time.monotonic()
-        ask(engine_on(server, concurrency=8), 8)
+        ask(engine, 8)
+    assert server.most_in_flight == 8
     assert server.times[-1] - start >= 0.7  # seven times PACE: a slow machine is later, never earlier
 
 
@@ -424,13 +426,22 @@ def test_a_setting_that_the_model_does_not_take_is_left_out_and_said_once(caplog
     [
         ("`temperature` and `top_p` cannot both be specified for this model.", Dialect(without=frozenset({"top_p"}))),
         ("Unsupported parameter: 'seed'", Dialect(without=frozenset({"seed"}))),
-        ("This model's maximum context length is 8192 tokens; your temperature is fine", Dialect()),
+        ("Unsupported value: \"temperature\" does not support 0.0", Dialect(without=frozenset({"temperature"}))),
+        ("maximum context length is 8192 tokens; 'temperature' is fine", Dialect()),
+        ("This text is not supported: 'The temperature fell by 5 degrees'", Dialect()),
+        ("ByteDance-Seed/Seed-OSS-36B does not support system messages", Dialect()),
         ("no", Dialect()),
     ],
 )
 def test_what_a_refusal_is_about_decides(message, dialect):
-    assert Dialect().after(json.dumps({"error": {"message": message}}).encode()) == dialect
-    assert Dialect().after(message.encode()) == Dialect()
+    for body in ({"error": {"message": message}}, {"error": message}, {"detail": message}):
+        assert Dialect().after(json.dumps(body).encode()) == dialect
+    assert Dialect().after(message.encode()) == dialect
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"[" * 100_000, b'{"error": {"message": "\xff"}}', b""])
+def test_a_refusal_that_says_nothing_changes_nothing(body):
+    assert Dialect().after(body) == Dialect()
 
 
 def test_loopback_is_reached_past_the_proxies_of_the_environment(monkeypatch):

@@ -166,5 +166,5 @@ def test_without_vllm_or_a_gpu_one_sentence_says_so(vllm, tiny, tmp_path, monkey
     with pytest.raises(SetupError, match="no CUDA GPUs"):
         open_engine(str(make_model(tmp_path / "broken")), engine="vllm")
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(SetupError, match=r"pip install .cotdistill\[vllm\]"):
+    with pytest.raises(SetupError, match=r"pip install vllm"):
         open_engine(str(Path(tiny)), engine="vllm")

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.asking.trace_file import TraceFile
+from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import judge_question
 from cotdistill.question import Question
@@ -35,7 +36,8 @@ def load_dataset(
 ) -> Dataset:
     """Read traces, and their verdicts where ``verdicts_path`` exists: then a trace without one does not teach.
     Where there is no such file, the traces are judged here; gold stands in the trace row's ``answer``, if anywhere.
-    ``limit`` counts questions with a trace that teaches; all such traces of the first ones do.
+    ``limit`` counts questions with a trace that teaches, and all such traces of theirs do: those whose ids hash lowest,
+    since the order in which a teacher answered is chance.
 
     Raises ``DataError`` with file and line for a row that is no trace.
     """
@@ -53,8 +55,8 @@ def load_dataset(
     pairs = list(teaching_pairs(questions, traces, verdicts.values(), target))
     labels = list(teaching_pairs(questions, traces, verdicts.values(), "answer"))
     if limit is not None:
-        first = set(list(dict.fromkeys(question.id for _, question, _ in pairs))[:limit])
-        pairs, labels = ([pair for pair in them if pair[1].id in first] for them in (pairs, labels))
+        taken = set(sorted({question.id for _, question, _ in pairs}, key=digest)[:limit])
+        pairs, labels = ([pair for pair in them if pair[1].id in taken] for them in (pairs, labels))
     # Judged here, without the gold that the verdicts were made with, a wrong trace would pass for unchecked.
     statuses = [verdicts[trace.id].status if trace.id in verdicts else "without a verdict" for trace in traces]
     return Dataset(pairs, dict(Counter(statuses)), labels)

@@ -33,7 +33,7 @@ from cotdistill.plans.plan import BASE, Plan, lines
 from cotdistill.plans.planning import Planning, run_plan
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, load_few_shot
-from cotdistill.question import Question
+from cotdistill.question import Question, load_questions
 from cotdistill.recipe import Recipe, dump_recipe, load_recipe
 from cotdistill.report import Report
 from cotdistill.reporting.publication import publish
@@ -98,8 +98,8 @@ class Run:
         self.overwrite = overwrite
         self.quiet = quiet
         self.manifest = Manifest.open(directory / "manifest.json")
-        if not self.manifest.done("questions"):
-            look(recipe.questions, recipe.generate.few_shot)
+        if overwrite or not self.manifest.done("questions"):
+            self._look()
         # Both models are fetched before any work, so that a missing one costs no teacher time.
         self.teacher = identify(
             recipe.models.teacher, gguf=takes_gguf(recipe.models.engine), server=recipe.models.server
@@ -107,6 +107,13 @@ class Run:
         self.student = identify(recipe.models.student, gguf=False)
         other = recipe.models.second
         self.second = identify(other.teacher, gguf=True, server=other.server) if other else None
+
+    def _look(self) -> None:
+        """Read all that is to be read and leave nothing: what is missing is said before hours of downloads."""
+        look(self.recipe.questions)
+        _ = self.shots
+        if self.recipe.verify.decontaminate:
+            load_questions(self.recipe.verify.decontaminate)
 
     @cached_property
     def shots(self) -> Sequence[Shot]:

@@ -128,18 +128,23 @@ def _changed(data: object, flag: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe with every default written out, as YAML."""
-    plain = msgspec.to_builtins(recipe)
+    return to_yaml(msgspec.to_builtins(recipe))
+
+
+def to_yaml(plain: object) -> str:
+    """Plain data in the form that ``load_recipe`` reads."""
     return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as the number that everybody means; to YAML 1.1 it is a word, for want of a dot."""
+    """Reads 1e-3 and 1.5e3 as the numbers that everybody means; to YAML 1.1 they are words, for want of a dot in the
+    one and of a sign in the other."""
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes a word that ``_Loader`` would read as a number."""
 
 
-_POWER_OF_TEN = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")
+_POWER_OF_TEN = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 for _one in (_Loader, _Dumper):
-    _one.add_implicit_resolver("tag:yaml.org,2002:float", _POWER_OF_TEN, list("-+0123456789"))
+    _one.add_implicit_resolver("tag:yaml.org,2002:float", _POWER_OF_TEN, list("-+.0123456789"))

@@ -16,7 +16,6 @@ from cotdistill.errors import DataError
 from cotdistill.generated import Task, chance_rate, generate, prove_disjoint
 from cotdistill.journal import read_rows, write_rows
 from cotdistill.overlap import refuse_overlap
-from cotdistill.prompt import load_few_shot
 from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.settings.questions import Questions, Source
 from cotdistill.settings.train import TrainSettings
@@ -75,11 +74,9 @@ def make_sets(
     return sets
 
 
-def look(wanted: Questions, few_shot: str | None) -> None:
-    """Read what is to be read and make one question of each task, and leave nothing: a file that is not there and a
-    task that does not exist are said before hours of downloads."""
-    if few_shot:
-        load_few_shot(Path(few_shot))
+def look(wanted: Questions) -> None:
+    """Read the files and make one question of each task, and leave nothing. Raises ``DataError`` or ``SetupError`` for
+    a file that cannot be read and a task that does not exist."""
     for source in (wanted.train, wanted.held_out, wanted.unseen):
         if source:
             _load(msgspec.structs.replace(source, tasks=tuple(Task(one.name, 1, one.config) for one in source.tasks)))

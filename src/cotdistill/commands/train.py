@@ -121,7 +121,9 @@ def train(
         Tracker, typer.Option("--report_to", help="Who else is shown the loss.")
     ] = Tracker.none,
     seed: o.Seed = 42,
-    limit: o.Limit = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only N of the questions that have a trace to teach.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry_run", help="Check and show what would be trained, and stop.")
     ] = False,
@@ -190,8 +192,8 @@ def train(
     if dry_run:
         ranks.alone("a dry run")
         check_packages(settings)
-        fitting(teacher, student_model, settings.objective, trust_remote_code=trust_remote_code)
         dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), target=target.value, limit=limit)
+        fitting(teacher, student_model, settings.objective, trust_remote_code=trust_remote_code)
         found = rehearse(
             local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair[0]), settings,
             system=system_prompt, labels=dataset.labels if objective is Objective.step_by_step else (),

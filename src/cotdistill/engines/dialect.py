@@ -7,22 +7,18 @@
 OpenAI's models that think, for example, sample in their own way only.
 """
 
+import re
 from typing import Self
 
 import msgspec
 
+from cotdistill.engines.server_reply import said
+
 _OPTIONAL = ("top_p", "temperature", "seed")
 """Where a refusal names several, the one that is missed least goes first."""
 
-_NOT_TAKEN = ("not support", "unsupported", "cannot both", "not allowed", "deprecated", "unknown", "unrecognized")
-
-
-class _Error(msgspec.Struct):
-    message: str
-
-
-class _Refusal(msgspec.Struct):
-    error: _Error
+_NOT_TAKEN = re.compile(r"not support|unsupported|cannot both|deprecated|unknown|unrecogni[sz]ed|unexpected")
+_QUOTED = r"""['"`]{}['"`]"""
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -32,15 +28,12 @@ class Dialect(msgspec.Struct, frozen=True):
     without: frozenset[str] = frozenset()
 
     def after(self, refusal: bytes) -> Self:
-        """The dialect that a reply of status 400 asks for; the same where it is about something else."""
-        try:
-            said = msgspec.json.decode(refusal, type=_Refusal).error.message.lower()
-        except msgspec.MsgspecError:
-            return self
-        if self.limit == "max_tokens" and "max_completion_tokens" in said:
+        """The dialect that a reply of status 400 asks for; the same where it is about something else. A name counts
+        only in quotation marks: refusals may repeat a question's words."""
+        message = said(refusal).lower()
+        if self.limit == "max_tokens" and "max_completion_tokens" in message:
             return msgspec.structs.replace(self, limit="max_completion_tokens")
-        if any(word in said for word in _NOT_TAKEN):
-            for name in _OPTIONAL:
-                if name in said and name not in self.without:
-                    return msgspec.structs.replace(self, without=self.without | {name})
+        for name in _OPTIONAL if _NOT_TAKEN.search(message) else ():
+            if re.search(_QUOTED.format(name), message) and name not in self.without:
+                return msgspec.structs.replace(self, without=self.without | {name})
         return self

@@ -65,6 +65,7 @@ class OpenAIServerEngine:
             "hash": "",
             "dtype": "",
             "base_url": ", ".join(self._server.urls),
+            **({"without": ", ".join(sorted(self._dialect.without))} if self._dialect.without else {}),
         }
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:

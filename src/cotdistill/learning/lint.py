@@ -118,8 +118,7 @@ def dry_run(
 ) -> Lint:  # fmt: skip
     """The lint of a training that does not take place: of the student only the tokenizer and the names of its layers
     are loaded. Raises ``SetupError`` for layers that it does not have."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from cotdistill.adapter import choose_targets
     from cotdistill.model import check_directory
@@ -129,13 +128,11 @@ def dry_run(
     try:
         template = ChatTemplate(AutoTokenizer.from_pretrained(student, **common))
         config: Any = AutoConfig.from_pretrained(student, **common)
-        if settings.lora.targets:
-            with torch.device("meta"):  # the layers, without their weights
-                layers = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-            choose_targets(layers, settings.lora.targets)
     except (OSError, ValueError, TypeError, KeyError) as error:
         why = " ".join(str(error).split())[:300]
         raise SetupError(f"cannot load the tokenizer in {student}: {why}; get the model again") from error
+    if settings.lora.targets:
+        choose_targets(_layers(config, trust_remote_code), settings.lora.targets)
     context = getattr(config, "max_position_embeddings", None) or settings.max_length
     length = min(settings.max_length, context)
     examples = build_examples(template, pairs, system=system, max_length=length)
@@ -145,6 +142,19 @@ def dry_run(
     return lint_all(
         template, pairs, examples, labels, at_once, settings, system=system, max_new_tokens=LONGEST_ANSWER
     )
+
+
+def _layers(config: Any, trust_remote_code: bool) -> Any:
+    """The model without its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a model's own code fails in any way
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SetupError(f"cannot look at the layers of the model, to find target_modules: {why}") from error
 
 
 def render(template: ChatTemplate, example: Example, of: int) -> str:

@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from cotdistill.catalog import MODELS, CatalogModel
+from cotdistill.recipe import to_yaml
 from cotdistill.report import Report
 from cotdistill.reporting.run_files import RunFiles, ladder_of
 from cotdistill.reporting.tabular import markdown
@@ -106,7 +107,7 @@ def _recipe(run: RunFiles, report: Report) -> str:
     if tools:
         said.append(f"Made with {', '.join(tools)}.")
     resolved = shareable(msgspec.to_builtins(run.recipe))
-    dumped = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+    dumped = to_yaml(resolved)
     fence = "`" * (max([2, *map(len, re.findall("`+", dumped))]) + 1)
     return "\n".join(said) + f"\n\n{fence}yaml\n{dumped}{fence}"
 

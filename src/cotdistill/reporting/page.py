@@ -12,11 +12,11 @@ from itertools import chain, islice
 from typing import Any
 
 import msgspec
-import yaml
 from markupsafe import Markup
 
 from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.plans.forecast import Range
+from cotdistill.recipe import to_yaml
 from cotdistill.report import RIVALS, Report
 from cotdistill.reporting import browse, chart
 from cotdistill.reporting.ladder_report import ladder_lines
@@ -124,7 +124,7 @@ def _figures(run: RunFiles, report: Report) -> dict[str, Any]:
         "money": run.manifest.facts("generate").get("money"),
         "student": shareable(models.student),
         "teacher": shareable(models.teacher),
-        "recipe": yaml.safe_dump(shareable(msgspec.to_builtins(run.recipe)), sort_keys=False, allow_unicode=True),
+        "recipe": to_yaml(shareable(msgspec.to_builtins(run.recipe))),
         "revision": run.manifest.noted("git_revision"),
         "seed": run.recipe.train.seed,
         "ladder_lines": ladder_lines(report.details["ladder"]) if "ladder" in report.details else [],
