@@ -37,25 +37,17 @@ FEW_SHOT = "base_few_shot"
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """How its teacher is asked: worked examples, the first so many training questions, samples of each question, at
-    most, where ``enough`` right ones end the asking."""
+    """How its teacher is asked: worked examples, the first so many training questions, samples of each question."""
 
     few_shot: str
     questions: int
     samples: int
     trace_tokens: int
     answer_tokens: int
-    enough: int | None = None
-
-    @property
-    def several(self) -> bool:
-        """Whether a question may have more than one trace that teaches."""
-        return self.samples > 1 and self.enough != 1
-
 
 DATASETS = {
     "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", 160, 1, 96, 128),
-    "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 4, 128, 160, enough=1),
+    "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 1, 128, 160),
     "multiarith": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
     "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
 }
@@ -129,7 +121,7 @@ def main() -> None:
         print(between_arms(options.dataset, *options.arms))
         return
     bench = Bench(options.data, options.dataset, options.work / options.dataset)
-    for arm in options.arm or [name for name, one in ARMS.items() if one.choice or bench.settings.several]:
+    for arm in options.arm or [name for name, one in ARMS.items() if one.choice or bench.settings.samples > 1]:
         bench.run(arm)
 
 
@@ -175,7 +167,6 @@ class Bench:
     def teach(self) -> None:
         one = self.settings
         how = ["--num_samples", one.samples, "--do_sample", "--temperature", 0.7] if one.samples > 1 else []
-        how += ["--enough", one.enough] if one.enough else []
         self.call(
             "generate", "--teacher_model", TEACHER, "--input_file", self.train, "--output_file", self.traces,
             "--few_shot", one.few_shot, "--limit", one.questions, "--max_new_tokens", one.trace_tokens,
