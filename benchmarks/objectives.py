@@ -45,6 +45,7 @@ class Dataset(msgspec.Struct, frozen=True):
     trace_tokens: int
     answer_tokens: int
 
+
 DATASETS = {
     "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", 160, 1, 96, 128),
     "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 1, 128, 160),

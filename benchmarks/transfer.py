@@ -24,6 +24,8 @@ from cotdistill.report import Facts, build_report
 from cotdistill.statistics import p_text
 
 RESULTS = Path(__file__).parent / "results" / "transfer"
+FEW_SHOT = "base_few_shot"
+WHO = ("base", FEW_SHOT, "student")
 
 
 def main() -> None:
@@ -34,6 +36,7 @@ def main() -> None:
     running.add_argument("--adapter", type=Path, required=True, help="as RUNS/DATA SET/ARM")
     running.add_argument("--base", default="smollm2-135m-instruct")
     running.add_argument("--on", nargs="+", required=True, help="names of data sets")
+    running.add_argument("--few_shot", type=Path, help="worked examples, with which the base is asked once more")
     running.add_argument("--limit", type=int, default=100)
     running.add_argument("--new_tokens", type=int, default=160)
     commands.add_parser("table")
@@ -50,41 +53,52 @@ def transfer(name: str, options: argparse.Namespace) -> None:
     learnt, arm = options.adapter.parent.name, options.adapter.name
     result = RESULTS / f"{learnt}_{arm}_on_{name}.json"
     settings = {"base": options.base, "limit": options.limit, "new_tokens": options.new_tokens}
+    settings |= {"few_shot": str(options.few_shot)} if options.few_shot else {}
     if result.exists():
         if (before := json.loads(result.read_text())["settings"]) != settings:
             sys.exit(f"{result} was made with {before}; move it away")
         return
     test, work = options.data / f"{name}_dev.jsonl", options.adapter.parent.parent
-    files = {"base": work / f"base_on_{name}.jsonl", "student": options.adapter.parent / f"{arm}_on_{name}.jsonl"}
+    base = work / f"{Path(options.base).name}_on_{name}.jsonl"
+    files = {"base": base, "student": options.adapter.parent / f"{arm}_on_{name}.jsonl"}
+    shown = ["--baseline", "few_shot", "--few_shot", str(options.few_shot)] if options.few_shot else []
     said = []
     for who, file in files.items():
         command = [
             "cotdistill", "evaluate", "--base_model", options.base, "--test_file", str(test), "--output_file",
             str(file), "--limit", str(options.limit), "--batch_size", "32", "--max_new_tokens", str(options.new_tokens),
-            *(["--lora_model", str(options.adapter)] if who == "student" else []),
+            *(["--lora_model", str(options.adapter)] if who == "student" else shown),
         ]  # fmt: skip
         said.append(" ".join(command).replace(f"{options.data}/", "DIRECTORY/").replace(f"{work}/", "RUNS/"))
         subprocess.run([sys.executable, "-m", *command], check=True)
+    files |= {FEW_SHOT: base.with_name(f"{base.stem}.{FEW_SHOT}.jsonl")} if shown else {}
     answers = {who: list(read_rows(file, Prediction)) for who, file in files.items()}
     report = build_report(load_questions(test, limit=options.limit).rows, answers, facts=Facts(versions=versions()))
     row = {
         "learnt": learnt, "arm": arm, "on": name, "settings": settings, "models": report.models,
-        "paired": report.paired, "paired_strict": report.paired_strict, "commands": said, "versions": versions(),
+        "paired": report.paired, "paired_strict": report.paired_strict, "against": report.against, "commands": said,
+        "versions": versions(),
     }  # fmt: skip
     result.write_bytes(msgspec.json.format(msgspec.json.encode(row), indent=1) + b"\n")
 
 
 def table() -> str:
     """One line a student and data set."""
-    lines = ["| learnt | asked | base | student | student [95 %] | gained, lost | p |", "|---|---|--:|--:|---|--:|--:|"]
+    lines = [
+        "| learnt | asked | base | with examples | student | student [95 %] | gained, lost | p | p, base with examples |",
+        "|---|---|--:|--:|--:|---|--:|--:|--:|",
+    ]
     for row in (json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))):
-        base, student, pair = row["models"]["base"], row["models"]["student"], row["paired"]
-        interval = f"[{100 * student['ci_low']:.0f}, {100 * student['ci_high']:.0f}] %"
-        lines.append(
-            f"| {row['learnt']}, {row['arm'].replace('_', ' ')} | {row['on']} | {base['correct']}/{base['n']} "
-            f"| {student['correct']}/{student['n']} | {interval} | {pair['only_student']}, {pair['only_base']} "
-            f"| {p_text(pair['p_value'])} |"
-        )
+        models, pair, shown = row["models"], row["paired"], row.get("against", {}).get(FEW_SHOT)
+        student = models["student"]
+        right = [f"{models[who]['correct']}/{models[who]['n']}" if who in models else "" for who in WHO]
+        cells = [
+            f"{row['learnt']}, {row['arm'].replace('_', ' ')}", row["on"], *right,
+            f"[{100 * student['ci_low']:.0f}, {100 * student['ci_high']:.0f}] %",
+            f"{pair['only_student']}, {pair['only_base']}", p_text(pair["p_value"]),
+            p_text(shown["p_value"]) if shown else "",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
