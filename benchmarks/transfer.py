@@ -85,7 +85,8 @@ def transfer(name: str, options: argparse.Namespace) -> None:
 def table() -> str:
     """One line a student and data set."""
     lines = [
-        "| learnt | asked | base | with examples | student | student [95 %] | gained, lost | p | p, base with examples |",
+        "| learnt | asked | base | with examples | student | student [95 %] | gained, lost | p "
+        "| p, base with examples |",
         "|---|---|--:|--:|--:|---|--:|--:|--:|",
     ]
     for row in (json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))):
