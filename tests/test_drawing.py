@@ -14,7 +14,7 @@ from cotdistill.commands import generate as command
 from cotdistill.engines import Completion, Request, Sampling
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.engines.server import Server
-from cotdistill.errors import DataError, ResumeError, UsageError
+from cotdistill.errors import DataError, ResumeError, SetupError, UsageError
 from cotdistill.journal import read_rows
 from cotdistill.question import Question
 from cotdistill.settings.generate import Escalate, Generate
@@ -268,12 +268,23 @@ def test_a_run_that_meets_a_cap_goes_on_with_the_traces_it_has(tiny, tmp_path, m
     import test_pipeline
 
     monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(test_pipeline.solve))
-    capped = test_pipeline.recipe(tiny, generate={"max_tokens_total": 900}, plan={"skip": True})
+    capped = test_pipeline.recipe(
+        tiny, generate={"max_tokens_total": 900, "sampling": {"max_new_tokens": 256}}, plan={"skip": True}
+    )
     pipeline.run(capped, runs=tmp_path, quiet=True)
     manifest = Manifest.open(tmp_path / "tiny" / "manifest.json")
     assert 0 < manifest.facts("generate")["rows"] < 6
     assert manifest.done("train")
     assert not status_of(tmp_path / "tiny").done
+
+
+def test_a_cap_below_one_request_is_said_to_be_that(tiny, tmp_path, monkeypatch):
+    import test_pipeline
+
+    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(test_pipeline.solve))
+    capped = test_pipeline.recipe(tiny, generate={"max_tokens_total": 500}, plan={"skip": True})
+    with pytest.raises(SetupError, match="max_tokens_total is 500, spent are 0: not one request"):
+        pipeline.run(capped, runs=tmp_path, quiet=True)
 
 
 def test_the_command_escalates_to_a_second_teacher_and_a_hint(tmp_path, monkeypatch):

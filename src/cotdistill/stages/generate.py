@@ -14,7 +14,7 @@ from cotdistill.asking.hint import with_hint
 from cotdistill.asking.spending import Spending
 from cotdistill.engines import Engine, Message
 from cotdistill.engines.server import Server
-from cotdistill.errors import ResumeError, UsageError
+from cotdistill.errors import ResumeError, SetupError, UsageError
 from cotdistill.grade import grade
 from cotdistill.identity import digest
 from cotdistill.progress import Bar
@@ -117,6 +117,11 @@ def run_generate(
         log.warning(_capped(path, drawing))
     by_step: Counter[str] = Counter()
     after = Account(path, Trace, each=lambda trace: by_step.update([drawing.step_of(trace.sample).name]))
+    if drawing.capped and not after.rows:
+        raise SetupError(
+            f"{spending.caps()}: not one request is sure to stay below that, since an answer may take "
+            f"{settings.sampling.max_new_tokens} tokens and a prompt one a byte; raise the cap or lower max_new_tokens"
+        )
     money = spending.money
     manifest.finish(
         stage,
