@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+from benchmarks.objectives import FEW_SHOT
 
 from cotdistill.journal import read_rows
 from cotdistill.machine import versions
@@ -24,7 +25,6 @@ from cotdistill.report import Facts, build_report
 from cotdistill.statistics import p_text
 
 RESULTS = Path(__file__).parent / "results" / "transfer"
-FEW_SHOT = "base_few_shot"
 WHO = ("base", FEW_SHOT, "student")
 
 
