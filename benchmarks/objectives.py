@@ -50,7 +50,7 @@ DATASETS = {
     "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", 160, 1, 96, 128),
     "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 1, 128, 160),
     "multiarith": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
-    "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
+    "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 300, 1, 128, 128),
 }
 
 
@@ -74,8 +74,9 @@ ABLE = Student(
 
 
 class Arm(msgspec.Struct, frozen=True):
-    """Which of the traces teach (flags of verify), and how (flags of train, after the student's own ones). ``base`` is
-    the arm without training that it is compared with; the base's is its own."""
+    """Which of the traces teach (flags of verify), and how (flags of train, after the student's own ones; FEW_SHOT
+    stands for the data set's worked examples). ``base`` is the arm without training that it is compared with; the
+    base's is its own."""
 
     student: Student
     base: str
@@ -99,6 +100,7 @@ ARMS = {
     "qwen_few_several": Arm(ABLE, "qwen_base", choice="", how="--limit 40"),
     # As many rows as take the time of qwen_sft: each is written or read, scored by the teacher and learnt.
     "qwen_on_policy": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --num_epochs 1 --limit 96"),
+    "qwen_on_policy_shown": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --few_shot FEW_SHOT --num_epochs 1 --limit 96"),
 }
 
 
@@ -184,7 +186,7 @@ class Bench:
         self.call("verify", "--traces", mine, "--questions", self.train, "--output", verdicts, *choice)
         self.call(
             "train", "--student_model", one.student.name, "--cot_dataset", mine, "--output_dir", self.work / arm,
-            *one.student.training.split(), *one.how.split(),
+            *one.student.training.split(), *one.how.replace("FEW_SHOT", self.settings.few_shot).split(),
         )  # fmt: skip
         facts = Manifest.open(self.work / f"{arm}.manifest.json").facts("train")
         kept = ("examples", "steps", "tokens", "seconds", "peak_memory")

@@ -48,10 +48,8 @@ WAYS = {
     "think step by step": Way(examples=False, system=THINK),
     "default prompt": Way(examples=False),
     "with examples": Way(examples=True),
-    "with examples, 4 at 0.4": Way(examples=True, temperature=0.4, samples=4),
     "with examples, 4 at 0.7": Way(examples=True, temperature=0.7, samples=4),
     "with examples, 4 at 1.0": Way(examples=True, temperature=1.0, samples=4),
-    "default prompt, 4 at 0.7": Way(examples=False, temperature=0.7, samples=4),
 }
 
 

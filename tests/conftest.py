@@ -98,6 +98,22 @@ def make_gpt2(directory: Path) -> Path:
     return directory
 
 
+def make_windowed(directory: Path) -> Path:
+    """Like ``make_model``, a Mistral whose attention reaches back 24 tokens, with weights large enough to tell."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, sliding_window=24, initializer_range=0.2,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
 def on_cpu(directory: Path):
     """The model loaded in fp32 on the CPU, wherever the tests run."""
     from cotdistill.hardware import Placement

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from conftest import make_examples, make_gpt2, make_model, on_cpu
+from conftest import make_examples, make_gpt2, make_model, make_windowed, on_cpu
 from cotdistill.adapter import attach
 from cotdistill.example import IGNORE, Example
 from cotdistill.learning import chunked
@@ -64,6 +64,22 @@ def test_loss_and_gradient_are_those_of_full_logits_row_by_row(tiny, monkeypatch
         found.backward()
     assert module.get_base_model().config._attn_implementation == attention
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, gradient in gradients(module).items():
+        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-4 * wanted[name].abs().max().item()), name
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_attention_reaches_back_as_far_as_the_models_own(tmp_path, way):
+    model, module = adapted(make_windowed(tmp_path))
+    rows = [*rows_of(model), Example("x", "x", list(range(60, 90)), 10), Example("y", "x", list(range(60, 80)), 10)]
+    expected = naive(module, rows)
+    expected.backward()
+    wanted = gradients(module)
+    loss = AnswerLoss(module, model.template.pad_id, **way)
+    with loss:
+        found = loss(module, rows)
+        found.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
     for name, gradient in gradients(module).items():
         assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-4 * wanted[name].abs().max().item()), name
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import make_examples, make_model, on_cpu
+from cotdistill.example import asked_with
 from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.on_policy import OnPolicy
 from cotdistill.learning.teacher_scores import Scores, Teacher, shared_ids
@@ -69,6 +70,28 @@ def test_the_loss_is_the_mean_jsd_over_all_tokens_of_traces_and_samples(tiny, ot
     assert 0 < len(kept) < len(rows)
     for row, trace in zip(rows, traces, strict=True):
         assert row.input_ids[: row.prompt_length] == trace.input_ids[: trace.prompt_length]
+
+
+def test_the_teacher_reads_its_own_prompt_and_the_same_answers(tiny):
+    model, module = adapted(tiny)
+    traces = make_examples(model, 4)
+    read = []
+
+    class Reads(Likes):
+        def score(self, rows):
+            read.extend(rows)
+            return super().score(rows)
+
+    examples = [7, 8, 9]
+    terms = OnPolicy(
+        AnswerLoss(module, model.template.pad_id, packed=True, chunked=True), module, model=model, teacher=Reads(),
+        settings=settings(student_share=0.5), max_length=300, seed=1,
+        shown=lambda row: asked_with([*examples, *row.input_ids[: row.prompt_length]], row),
+    )  # fmt: skip
+    rows = terms.rows(traces, 4)
+    assert 0 < sum(row is not trace for row, trace in zip(rows, traces, strict=True)) < 4
+    assert [row.input_ids for row in read] == [[*examples, *row.input_ids] for row in rows]
+    assert [row.prompt_length for row in read] == [3 + row.prompt_length for row in rows]
 
 
 def test_what_is_sampled_depends_on_seed_and_step_and_leaves_the_other_random_numbers_alone(tiny, other):

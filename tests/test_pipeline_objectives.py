@@ -4,11 +4,12 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from conftest import make_model
+from conftest import make_model, on_cpu
 from cotdistill import pipeline
 from cotdistill.cli import app
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, ResumeError, SetupError
+from cotdistill.learning.teacher_scores import Teacher
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.recipe import decode_recipe
 from cotdistill.settings.train import TrainSettings
@@ -69,9 +70,17 @@ def test_offline_kd_scores_the_traces_once_and_records_their_hash(tiny, other, t
     assert (directory / "2_scores.safetensors").stat().st_mtime_ns == changed
 
 
-def test_on_policy_runs_with_the_teachers_weights(tiny, other, tmp_path, teacher):  # noqa: F811
+def test_on_policy_runs_with_the_teachers_weights_and_examples(tiny, other, tmp_path, teacher, monkeypatch):  # noqa: F811
+    read = []
+    score = Teacher.score
+    monkeypatch.setattr(Teacher, "score", lambda self, rows: read.extend(rows) or score(self, rows))
+    (tmp_path / "shots.jsonl").write_text(SHOTS)
     options = {"student_share": 0.6, "max_new_tokens": 8, "beta": 1.0}
-    pipeline.run(with_objective(tiny, "on_policy", other, on_policy=options), runs=tmp_path, quiet=True)
+    chosen = with_objective(tiny, "on_policy", other, on_policy=options)
+    asked = msgspec.structs.replace(chosen.generate, few_shot=str(tmp_path / "shots.jsonl"))
+    pipeline.run(msgspec.structs.replace(chosen, generate=asked), runs=tmp_path, quiet=True)
+    assert read
+    assert all("2 + 1 = 3." in on_cpu(tiny).tokenizer.decode(row.input_ids) for row in read)
     facts = manifest(tmp_path / "tiny")["train"]["facts"]
     assert set(facts["terms"]) == {"traces", "samples"}
     assert "offline_kd" not in manifest(tmp_path / "tiny")["train"]["settings"]["train"]
@@ -141,6 +150,39 @@ def test_the_command_keeps_the_teachers_scores_beside_the_traces(tiny, other, tm
     assert (tmp_path / "cot.scores.json").exists()
 
 
+SHOTS = '{"question": "What is 2 + 1?", "reasoning": "2 + 1 = 3.\\nFinal Answer: 3"}\n'
+
+
+@pytest.mark.parametrize("objective", ["on_policy", "offline_kd"])
+def test_the_command_shows_the_teacher_worked_examples(tiny, other, tmp_path, monkeypatch, objective):
+    shots = tmp_path / "shots.jsonl"
+    shots.write_text(SHOTS)
+    read = []
+    score = Teacher.score
+    monkeypatch.setattr(Teacher, "score", lambda self, rows: read.extend(rows) or score(self, rows))
+    how = ["--objective", objective, "--teacher_model", str(other), "--few_shot", str(shots)]
+    done = command(tiny, tmp_path, *how)
+    assert done.exit_code == 0, done.output
+    model = on_cpu(tiny)
+    for row in read:
+        text = model.tokenizer.decode(row.input_ids)
+        assert 0 < text.index("2 + 1 = 3.") < text.index(" + 1?", text.index("Final Answer: 3"))
+    taught = {row.trace_id.partition("@")[0] for row in read}
+    assert len(taught) == 4
+    record = msgspec.json.decode((tmp_path / "out.manifest.json").read_bytes())
+    assert record["inputs"]["few_shot"]["name"] == "shots.jsonl"
+    assert record["stages"]["train"]["settings"]["few_shot"]
+    read.clear()
+    shots.write_text(SHOTS.replace("2 + 1 = 3", "so 3"))  # other examples, other scores
+    refused = command(tiny, tmp_path, *how)
+    assert refused.exit_code != 0
+    assert isinstance(refused.exception, ResumeError)
+    again = command(tiny, tmp_path, *how, "--overwrite")
+    assert again.exit_code == 0, again.output
+    assert {row.trace_id.partition("@")[0] for row in read} == taught
+    assert all("so 3." in model.tokenizer.decode(row.input_ids) for row in read)
+
+
 @pytest.mark.parametrize(
     ("objective", "flags", "settings"),
     [
@@ -172,6 +214,7 @@ def test_the_flags_of_an_objective_are_its_settings(tiny, other, tmp_path, monke
         (["--objective", "step_by_step", "--alpha", "1"], "alpha between 0 and 1"),
         (["--teacher_model", "somebody"], "leave --teacher_model out"),
         (["--beta", "1"], "sft has no --beta"),
+        (["--few_shot", "somewhere"], "sft has no --few_shot"),
         (["--objective", "offline_kd", "--teacher_model", "somebody", "--student_share", "1"], "no --student_share"),
     ],
 )

@@ -4,9 +4,11 @@ import msgspec
 import pytest
 import torch
 
-from conftest import LLAMA, make_examples, make_gpt2, make_model, make_tokenizer, on_cpu
+from conftest import LLAMA, make_examples, make_gpt2, make_model, make_tokenizer, make_windowed, on_cpu
 from cotdistill.errors import DataError, SetupError, TrainingError
-from cotdistill.example import Example
+from cotdistill.example import Example, asked_with
+from cotdistill.learning import teacher_scores
+from cotdistill.learning.loss import choose
 from cotdistill.learning.scoring_teacher import TeacherFiles, fitting
 from cotdistill.learning.teacher_scores import Teacher, shared_ids, stored_scores
 from test_terms import row_logits
@@ -27,10 +29,48 @@ def opened(directory, rows, k=5):
 def test_scores_are_the_likeliest_tokens_of_the_models_own_softmax_row_by_row(tmp_path, make):
     model = on_cpu(make(tmp_path))
     rows = make_examples(model, 5)[::-1]
-    expected = [row_logits(model.module, row)[0].log_softmax(dim=1).topk(5, dim=1) for row in rows]
-    for found, wanted in zip(opened(tmp_path, rows).score(rows), expected, strict=True):
-        assert torch.equal(found.ids.long(), wanted.indices)
-        assert torch.allclose(found.log_probs.float(), wanted.values, atol=5e-3)
+    for row, found in zip(rows, opened(tmp_path, rows).score(rows), strict=True):
+        ids, values = wanted(model.module, row)[::-1]
+        assert torch.equal(found.ids.long(), ids)
+        assert torch.allclose(found.log_probs.float(), values, atol=5e-3)
+
+
+SHOWN = [65 + i % 20 for i in range(60)]
+"""What stands before every prompt: worked examples, say."""
+
+
+def wanted(module, row, k=5):
+    return row_logits(module, row)[0].log_softmax(dim=1).topk(k, dim=1)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("make", [make_model, make_gpt2])
+def test_what_all_prompts_begin_with_is_read_once(tmp_path, make, pack, monkeypatch):
+    model = on_cpu(make(tmp_path))
+    plain = make_examples(model, 5)
+    rows = [asked_with([*SHOWN, *row.input_ids[: row.prompt_length]], row) for row in plain]
+    alike = Example("alike", "q", [*rows[0].input_ids, 66, 67], rows[0].prompt_length)
+    monkeypatch.setattr(teacher_scores, "choose", lambda *a, **more: choose(*a, **{**more, "pack": pack}))
+    teacher = Teacher(model, shared_ids(model.tokenizer, model.tokenizer), 5, rows)
+    expected = {tuple(row.input_ids): wanted(model.module, row) for row in [*rows, *plain, alike]}
+    read = []
+    forward = model.module.forward
+    monkeypatch.setattr(model.module, "forward", lambda **given: read.append(given["input_ids"]) or forward(**given))
+    for asked in ([*rows[::-1], alike], rows[:1]):
+        read.clear()
+        for row, found in zip(asked, teacher.score(asked), strict=True):
+            assert torch.equal(found.ids.long(), expected[tuple(row.input_ids)].indices)
+            assert torch.allclose(found.log_probs.float(), expected[tuple(row.input_ids)].values, atol=5e-3)
+        assert max(ids.shape[1] for ids in read) <= sum(len(row.input_ids) - len(SHOWN) for row in asked)
+    for row, found in zip(plain, teacher.score(plain), strict=True):  # which begin otherwise
+        assert torch.equal(found.ids.long(), expected[tuple(row.input_ids)].indices)
+
+
+def test_a_model_that_keeps_a_window_only_reads_every_row_whole(tmp_path):
+    model = on_cpu(make_windowed(tmp_path))
+    rows = [asked_with([*SHOWN, *row.input_ids[: row.prompt_length]], row) for row in make_examples(model, 4)]
+    for row, found in zip(rows, opened(tmp_path, rows).score(rows), strict=True):
+        assert torch.equal(found.ids.long(), wanted(model.module, row).indices)
 
 
 def test_a_vocabulary_that_is_padded_further_is_aligned_on_the_shared_ids(tmp_path):

@@ -41,6 +41,19 @@ def answer_tokens(example: Example) -> int:
     return len(example.input_ids) - max(example.prompt_length, 1)
 
 
+def asked_with(prompt: Sequence[int], example: Example) -> Example:
+    """The same answer after another prompt."""
+    ids = [*prompt, *example.input_ids[example.prompt_length :]]
+    return msgspec.structs.replace(example, input_ids=ids, prompt_length=len(prompt))
+
+
+def after(example: Example, length: int) -> Example:
+    """An example without the first ``length`` ids of its prompt."""
+    return msgspec.structs.replace(
+        example, input_ids=example.input_ids[length:], prompt_length=example.prompt_length - length
+    )
+
+
 class Examples(msgspec.Struct, frozen=True):
     """What fits, and how long the ones were that did not (tokens)."""
 

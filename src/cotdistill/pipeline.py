@@ -257,7 +257,8 @@ class Run:
             return teacher_engine(models, asked.batch_size, questions, asked, ())
 
         return Teaching(
-            self.recipe, self.directory, self.manifest, self.student, train, open_student, self.overwrite, self.quiet
+            self.recipe, self.directory, self.manifest, self.student, train, open_student, self.shots,
+            self.overwrite, self.quiet,
         )
 
     def _adapter(self, sets: Sets) -> Objective:

@@ -95,6 +95,9 @@ def train(
     teacher_model: Annotated[
         str | None, typer.Option("--teacher_model", help="on_policy, offline_kd: who scores each token.")
     ] = None,
+    few_shot: Annotated[
+        Path | None, typer.Option("--few_shot", help="on_policy, offline_kd: worked examples that the teacher sees.")
+    ] = None,
     student_share: Annotated[
         float | None,
         typer.Option("--student_share", min=0.0, max=1.0, help="on_policy: rows that the student writes itself (0.5)."),
@@ -144,7 +147,8 @@ def train(
     from cotdistill.learning.lint import check_packages
     from cotdistill.learning.lint import dry_run as rehearse
     from cotdistill.learning.ranks import here
-    from cotdistill.learning.scoring_teacher import TeacherFiles, fitting
+    from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
+    from cotdistill.prompt import load_few_shot
     from cotdistill.settings.lora import Lora
     from cotdistill.settings.train import TrainSettings
     from cotdistill.stages.train import run_train
@@ -186,6 +190,9 @@ def train(
             "reject_on_student asks the student anew and needs the right answers: put it into a recipe for "
             "`cotdistill run`, or give the student to `generate` as --teacher_model and train on what `verify` keeps"
         )
+    if few_shot and settings.objective not in TOKEN_LEVEL:
+        raise UsageError(f"{settings.objective} has no --few_shot: its student learns from the traces alone")
+    shots = load_few_shot(few_shot) if few_shot else ()
     record = output_dir.resolve().with_name(f"{output_dir.resolve().name}.manifest.json")
     teacher = TeacherFiles(teacher_model, o.beside(cot_dataset, "scores.safetensors")) if teacher_model else None
     ranks = here()
@@ -214,8 +221,8 @@ def train(
                 typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
                 held.enter_context(locked(record, break_lock=break_lock))
             manifest = Manifest.open(record)
-            read = {"cot_dataset": cot_dataset, "verdicts": verdicts}
-            inputs = {name: input_of(path) for name, path in read.items() if path.exists()}
+            read = {"cot_dataset": cot_dataset, "verdicts": verdicts, "few_shot": few_shot}
+            inputs = {name: input_of(path) for name, path in read.items() if path and path.exists()}
             manifest.prepare(inputs=inputs, seeds={"train": seed})
         facts = run_train(
             dataset.pairs,
@@ -232,6 +239,7 @@ def train(
             say=(lambda text: None) if quiet else typer.echo,
             labels=dataset.labels,
             teacher=teacher,
+            shots=shots,
         )
         if not ranks.first:
             return

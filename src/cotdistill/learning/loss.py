@@ -13,8 +13,9 @@ from typing import Any, Self
 import torch
 from torch.nn.functional import cross_entropy
 
+from cotdistill.engines.shared_beginning import SharedBeginning
 from cotdistill.errors import TrainingError
-from cotdistill.example import IGNORE, Example
+from cotdistill.example import IGNORE, Example, after
 from cotdistill.learning.chunked import Term, each, nll
 from cotdistill.learning.fused_lora import fuse, restore
 from cotdistill.learning.layout import Batch, pack, pad, split
@@ -30,14 +31,17 @@ TOLERANCE = 1e-3
 
 class AnswerLoss:
     """The loss of rows under ``module``, peft's model or one without an adapter, in the way that was chosen for it:
-    ``with loss: ...``."""
+    ``with loss: ...``. All rows go on from ``beginning``, whose ids they then lack."""
 
-    def __init__(self, module: Any, pad_id: int, *, packed: bool, chunked: bool) -> None:
+    def __init__(
+        self, module: Any, pad_id: int, *, packed: bool, chunked: bool, beginning: SharedBeginning | None = None
+    ) -> None:
         self._base = _base(module)
         self._head = self._base.get_output_embeddings()
         self._pad_id = pad_id
         self._packed = packed
         self._chunked = chunked
+        self._beginning = beginning
         self._own_attention = self._base.config._attn_implementation
         self._fused: list[Any] = []
 
@@ -106,11 +110,11 @@ class AnswerLoss:
         device = self.device
         batch = pack(examples) if self._packed else pad(examples, self._pad_id)
         if batch.rows:
-            LINE.lay(batch.rows)
+            LINE.lay(batch.rows, len(self._beginning.ids) if self._beginning else 0)
         targets = batch.targets.to(device)
         picked = targets != IGNORE
         with _instead(self._head, lambda hidden: project(hidden[picked], targets[picked])):
-            return _forward(model, batch, device)[0], targets[picked]
+            return _forward(model, batch, device, self._beginning)[0], targets[picked]
 
     def _nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return _alone(nll(hidden, self._head.weight, self._head.bias, targets)[:, None])
@@ -120,9 +124,13 @@ class AnswerLoss:
         return lambda hidden, _: project(hidden[None])
 
 
-def choose(module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool) -> AnswerLoss:
-    """The most sparing loss that agrees with the model's own logits on the two shortest rows."""
+def choose(
+    module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool, beginning: SharedBeginning | None = None
+) -> AnswerLoss:
+    """The most sparing loss that agrees with the model's own logits on the two shortest rows, which are whole here.
+    Raises ``TrainingError`` where none does."""
     rows = sorted(examples, key=lambda example: len(example.input_ids))[:2]
+    given = [after(row, len(beginning.ids)) for row in rows] if beginning else rows
     head = _base(module).get_output_embeddings()
     frozen = not any(parameter.requires_grad for parameter in head.parameters())
     with without_dropout(module), torch.no_grad():
@@ -131,10 +139,10 @@ def choose(module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool)
         for packed, chunked in ((True, True), (False, True), (False, False)):
             if (packed and not pack) or (chunked and not frozen):
                 continue
-            loss = AnswerLoss(module, pad_id, packed=packed, chunked=chunked)
+            loss = AnswerLoss(module, pad_id, packed=packed, chunked=chunked, beginning=beginning)
             try:
                 with loss:
-                    found = float(loss(module, rows))
+                    found = float(loss(module, given))
             except (RuntimeError, ValueError, TypeError, AttributeError) as error:
                 found, why = float("nan"), f"{type(error).__name__}: {error}"
             else:
@@ -163,11 +171,17 @@ def _own_loss(module: Any, example: Example, device: torch.device) -> float:
     return float(cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"))
 
 
-def _forward(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
+def _forward(
+    model: Any, batch: Batch, device: torch.device, beginning: SharedBeginning | None = None
+) -> torch.Tensor:
     mask = None if batch.mask is None else batch.mask.to(device)
+    before, cache = (len(beginning.ids), beginning.cache(len(batch.ids))) if beginning else (0, None)
+    if mask is not None:
+        mask = torch.cat([mask.new_ones(len(mask), before), mask], dim=1)
     output = model(
-        input_ids=batch.ids.to(device), position_ids=batch.positions.to(device), attention_mask=mask, use_cache=False
-    )
+        input_ids=batch.ids.to(device), position_ids=batch.positions.to(device) + before, attention_mask=mask,
+        past_key_values=cache, use_cache=cache is not None,
+    )  # fmt: skip
     logits: torch.Tensor = output.logits
     return logits
 

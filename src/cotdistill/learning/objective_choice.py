@@ -1,11 +1,11 @@
 """Objective choice: from the settings of a training to the terms of its loss, the teacher opened where need be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from cotdistill.errors import SetupError
-from cotdistill.example import Example
+from cotdistill.example import Example, asked_with
 from cotdistill.hardware import Placement
 from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.on_policy import OnPolicy
@@ -21,10 +21,11 @@ MakeTerms = Callable[[AnswerLoss, Any], Terms]
 
 def open_objective(
     settings: TrainSettings, model: Model, rows: Sequence[Example], teacher: TeacherFiles | None, *, max_length: int,
-    placement: Placement, trust_remote_code: bool = False, quiet: bool = False,
+    placement: Placement, prompts: Mapping[str, list[int]], trust_remote_code: bool = False, quiet: bool = False,
 ) -> MakeTerms:  # fmt: skip
-    """What ``train`` makes its terms with. ``rows`` are those to be trained. For ``offline_kd`` the teacher has scored
-    them all, and is gone, before training begins; for ``on_policy`` it stays in memory beside the student."""
+    """What ``train`` makes its terms with. ``rows`` are those to be trained; ``prompts``, by the ids of questions, are
+    what a teacher reads before their answers. For ``offline_kd`` the teacher has scored them all, and is gone, before
+    training begins; for ``on_policy`` it stays in memory beside the student."""
     if settings.objective == "step_by_step":
         return partial(StepByStep, alpha=settings.alpha)
     if settings.objective not in ("on_policy", "offline_kd"):
@@ -33,17 +34,22 @@ def open_objective(
         raise SetupError(f"{settings.objective} needs a teacher: name it with --teacher_model")
     directory = teacher.directory
 
+    def shown(row: Example) -> Example:
+        return asked_with(prompts[row.question_id], row)
+
+    read = [shown(row) for row in rows]
+
     def opened(k: int) -> Teacher:
         loaded = load_model(directory, placement, trust_remote_code=trust_remote_code)
-        return Teacher(loaded, shared_ids(model.tokenizer, loaded.tokenizer), k, rows)
+        return Teacher(loaded, shared_ids(model.tokenizer, loaded.tokenizer), k, read)
 
     if settings.objective == "on_policy":
         scorer = opened(settings.on_policy.top_k)
         return partial(
             OnPolicy, model=model, teacher=scorer, settings=settings.on_policy, max_length=max_length,
-            seed=settings.seed,
+            seed=settings.seed, shown=shown,
         )  # fmt: skip
     with Bar("teacher's scores", len(rows), quiet=quiet) as bar:
         k = settings.offline_kd.top_k
-        scores = stored_scores(teacher.scores, rows, directory, k, opened, lambda rows: bar.step(by=rows))
-    return partial(OfflineKd, scores=scores, weight=settings.offline_kd.weight)
+        scores = stored_scores(teacher.scores, read, directory, k, opened, lambda rows: bar.step(by=rows))
+    return partial(OfflineKd, scores=lambda row: scores(shown(row)), weight=settings.offline_kd.weight)

@@ -8,7 +8,7 @@ gives way to an answer that the student of that very optimizer step samples at t
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,13 +27,14 @@ from cotdistill.settings.objective import OnPolicySettings
 
 class OnPolicy(Terms):
     """``model`` is the student's, ``module`` the adapted one that writes and learns. No row gets longer than
-    ``max_length``."""
+    ``max_length``. ``shown`` is the row that the teacher reads in the place of another: the same answer under the
+    teacher's own prompt."""
 
     names = ("traces", "samples")
 
     def __init__(
         self, loss: AnswerLoss, module: Any, *, model: Model, teacher: Teacher, settings: OnPolicySettings,
-        max_length: int, seed: int,
+        max_length: int, seed: int, shown: Callable[[Example], Example] = lambda row: row,
     ) -> None:  # fmt: skip
         super().__init__(loss, module)
         self._model = model
@@ -42,6 +43,7 @@ class OnPolicy(Terms):
         self._settings = settings
         self._max_length = max_length
         self._seed = seed
+        self._shown = shown
         self._scores: dict[str, Scores] = {}
         self._samples: set[str] = set()
 
@@ -53,7 +55,8 @@ class OnPolicy(Terms):
         written = dict(zip(drawn, self._write([rows[i] for i in drawn], step), strict=True))
         now = [written.get(i, row) for i, row in enumerate(rows)]
         self._samples = {row.trace_id for row in written.values()}
-        self._scores = dict(zip((row.trace_id for row in now), self._teacher.score(now), strict=True))
+        scores = self._teacher.score([self._shown(row) for row in now])
+        self._scores = dict(zip((row.trace_id for row in now), scores, strict=True))
         return now
 
     def counts(self, rows: Sequence[Example]) -> list[int]:

@@ -4,7 +4,7 @@ Registered with transformers under a name, so that every model that takes its at
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -14,51 +14,79 @@ from cotdistill.learning.layout import Row
 NAME = "cotdistill_packed"
 
 
+class Asking(NamedTuple):
+    """``asks`` and ``sees`` are pieces of the line, ``asked`` and ``seen`` so many tokens; what is asked is the end of
+    what is seen. The answers to the last ``own`` tokens count."""
+
+    asks: list[int]
+    sees: list[int]
+    asked: int
+    seen: int
+    own: int
+
+
 class Line:
-    """The line that is being computed: where to cut it, and which pieces each row asks and sees.
+    """The line that is being computed: where to cut it, and which pieces each row asks and sees. What lies in a cache
+    before it, which all rows see, is a piece that nobody asks.
 
     One at a time: a forward pass and its backward pass end before the next line begins.
     """
 
     def __init__(self) -> None:
         self._lengths: list[int] = []
-        self._rows: list[tuple[list[int], list[int], int, torch.Tensor | None]] = []
+        self._cached = False
+        self._rows: list[Asking] = []
+        self._masks: dict[tuple[int, int, int], torch.Tensor | None] = {}
 
-    def lay(self, rows: tuple[Row, ...]) -> None:
-        """Get ready for a line of these rows."""
-        cuts = sorted({place for row in rows for ends in row.whole for place in ends})
+    def lay(self, rows: tuple[Row, ...], before: int = 0) -> None:
+        """Get ready for a line of these rows, with ``before`` tokens in the cache."""
+        cached = ((-before, 0),) if before else ()
+        self._cached = bool(before)
+        cuts = sorted({place for row in rows for ends in (*cached, *row.whole) for place in ends})
         self._lengths = [stop - start for start, stop in pairwise(cuts)]
         at = {place: i for i, place in enumerate(cuts)}
-        self._rows = []
-        for (start, stop), whole in rows:
+        self._rows, self._masks = [], {}
+        for (start, stop), places in rows:
+            whole = (*cached, *places)
             sees = [piece for a, b in whole for piece in range(at[a], at[b])]
-            own, shared = stop - start, sum(b - a for a, b in whole[:-1])
-            if shared <= own:
+            own, seen = stop - start, sum(b - a for a, b in whole)
+            if seen <= 2 * own and not before:
                 # Asking for the shared part again and dropping its answers costs less than a mask, which SDPA
                 # computes in full.
-                self._rows.append((sees, sees, own, None))
+                self._rows.append(Asking(sees, sees, seen, seen, own))
             else:
-                mask = torch.ones(own, shared + own, dtype=torch.bool).tril(shared)
-                self._rows.append((list(range(at[start], at[stop])), sees, own, mask))
+                self._rows.append(Asking(list(range(at[start], at[stop])), sees, own, seen, own))
 
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any,
-        scaling: float | None = None, dropout: float = 0.0, **other: Any,
+        scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, **other: Any,
     ) -> tuple[torch.Tensor, None]:  # fmt: skip
-        """``query`` is (1, heads, line, width); ``key`` and ``value`` may have fewer heads, each for several of the
-        query's. Returns (1, line, heads, width)."""
-        queries, keys, values = (torch.split(tensor, self._lengths, dim=2) for tensor in (query, key, value))
-        answers = [
-            scaled_dot_product_attention(
-                _joined([queries[i] for i in asks]),
-                _joined([keys[i] for i in sees]),
-                _joined([values[i] for i in sees]),
+        """``query`` is (1, heads, line, width); ``key`` and ``value`` are (1, heads, cached + line, width) and may have
+        fewer heads, each for several of the query's. Returns (1, line, heads, width)."""
+        keys, values = (torch.split(tensor, self._lengths, dim=2) for tensor in (key, value))
+        queries = [*keys[: self._cached], *torch.split(query, self._lengths[self._cached :], dim=2)]
+        answers = []
+        for row in self._rows:
+            mask = self._mask(row.asked, row.seen, sliding_window or row.seen)
+            answers.append(scaled_dot_product_attention(
+                _joined([queries[i] for i in row.asks]),
+                _joined([keys[i] for i in row.sees]),
+                _joined([values[i] for i in row.sees]),
                 attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
-            )[:, :, -own:]
-            for asks, sees, own, mask in self._rows
-        ]  # fmt: skip
+            )[:, :, -row.own:])  # fmt: skip
         return _joined(answers).transpose(1, 2).contiguous(), None
+
+    def _mask(self, asked: int, seen: int, window: int) -> torch.Tensor | None:
+        """(asked, seen), true where a token sees another: none that comes later, none ``window`` tokens back. None for
+        the plain causal one."""
+        if asked == seen <= window:
+            return None
+        key = asked, seen, window
+        if key not in self._masks:
+            before = seen - asked
+            self._masks[key] = torch.ones(key[:2], dtype=torch.bool).tril(before).triu(before - window + 1)
+        return self._masks[key]
 
 
 def _joined(pieces: list[torch.Tensor]) -> torch.Tensor:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
+from cotdistill.engines.shared_beginning import SharedBeginning, share
 from cotdistill.errors import DataError, TrainingError
-from cotdistill.example import Example, answer_tokens
+from cotdistill.example import Example, after, answer_tokens
 from cotdistill.identity import digest, model_hash, sha256_of
 from cotdistill.learning.layout import ordered
 from cotdistill.learning.loss import AnswerLoss, choose
@@ -53,7 +54,8 @@ def together(scores: Sequence[Scores]) -> Scores:
 
 class Teacher:
     """A model that says what it would have written in the place of a student. ``shared`` are the ids that mean the
-    same to both; no others are among its answers. ``examples`` are some of the rows to come."""
+    same to both; no others are among its answers. ``examples`` are some of the rows to come; what their prompts begin
+    with, the system prompt and worked examples, it reads once."""
 
     def __init__(self, model: Model, shared: Iterable[int], k: int, examples: Sequence[Example]) -> None:
         self._module = model.module.requires_grad_(False)
@@ -63,6 +65,7 @@ class Teacher:
         self._loss: AnswerLoss = choose(
             self._module, examples, model.template.pad_id, pack=self._module.device.type == "cpu"
         )
+        self._beginning, self._going_on = self._begun(examples, model.template.pad_id)
         self._barred = torch.ones(model.module.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         self._barred[sorted(self._readable)] = False
         self._barred = self._barred.to(self._loss.device)
@@ -78,19 +81,45 @@ class Teacher:
                     f"{row.trace_id} has {len(row.input_ids)} tokens, the teacher's context {self._context}; "
                     "lower --max_length"
                 )
+        begun = self._beginning
+        if begun and all(begun.begins(row.input_ids[: row.prompt_length]) for row in rows):
+            return self._scores(self._going_on, [after(row, len(begun.ids)) for row in rows])
+        return self._scores(self._loss, rows)
+
+    @torch.no_grad()
+    def _begun(self, examples: Sequence[Example], pad_id: int) -> tuple[SharedBeginning | None, AnswerLoss]:
+        """What all prompts begin with, and the loss of what comes after; none where the model's cache is no plain one
+        or its answers are others from there on."""
+
+        def read(ids: torch.Tensor, mask: torch.Tensor) -> Any:
+            return self._module(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1)
+
+        prompts = [row.input_ids[: row.prompt_length] for row in examples]
+        beginning = share(prompts, read, self._loss.device)
+        if beginning is None:
+            return None, self._loss
+        try:
+            return beginning, choose(
+                self._module, examples, pad_id, pack=self._loss.packed, beginning=beginning
+            )
+        except TrainingError:
+            log.info("the teacher reads what prompts begin with for each row")
+            return None, self._loss
+
+    def _scores(self, loss: AnswerLoss, rows: Sequence[Example]) -> list[Scores]:
         found: dict[int, Scores] = {}
         places = {id(row): i for i, row in enumerate(rows)}
         lain = ordered(rows)
-        with self._loss:
+        with loss:
             for start in range(0, len(lain), AT_ONCE):
-                for group in self._loss.groups(lain[start : start + AT_ONCE]):
+                for group in loss.groups(lain[start : start + AT_ONCE]):
                     lengths = [answer_tokens(row) for row in group]
-                    ids, log_probs = self._score(group)
+                    ids, log_probs = self._likeliest(loss, group)
                     parts = zip(torch.split(ids, lengths), torch.split(log_probs, lengths), strict=True)
                     found |= {places[id(row)]: Scores(*part) for row, part in zip(group, parts, strict=True)}
         return [found[places[id(row)]] for row in rows]
 
-    def _score(self, rows: list[Example]) -> Scores:
+    def _likeliest(self, loss: AnswerLoss, rows: list[Example]) -> Scores:
         kept: list[Scores] = []
 
         def keep(logits: torch.Tensor, targets: torch.Tensor, here: slice) -> torch.Tensor:
@@ -98,7 +127,7 @@ class Teacher:
             kept.append(Scores(likeliest.indices.int().cpu(), likeliest.values.half().cpu()))
             return logits.new_zeros(len(logits), 1)
 
-        self._loss.each(self._module, rows, keep, 1)
+        loss.each(self._module, rows, keep, 1)
         return together(kept)
 
 

@@ -16,7 +16,7 @@ from cotdistill.journal import read_rows
 from cotdistill.learning.ladder import Ladder
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.prediction import Prediction
-from cotdistill.prompt import user_text
+from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe
 from cotdistill.settings.generate import Generate
@@ -34,7 +34,7 @@ from cotdistill.verdict import Verdict
 
 class Teaching(msgspec.Struct, frozen=True):
     """``questions`` are those to learn from. ``open_student`` opens the student as a teacher is opened, to sample from
-    it: models, how they are asked, and what."""
+    it: models, how they are asked, and what. ``shots`` are the worked examples that the teacher is shown."""
 
     recipe: Recipe
     directory: Path
@@ -42,6 +42,7 @@ class Teaching(msgspec.Struct, frozen=True):
     student: dict[str, str]
     questions: Sequence[Question]
     open_student: Callable[[Models, Generate, Sequence[Question]], Engine]
+    shots: Sequence[Shot]
     overwrite: bool = False
     quiet: bool = False
 
@@ -83,6 +84,7 @@ class Teaching(msgspec.Struct, frozen=True):
             quiet=self.quiet,
             labels=self._pairs("answer") if settings.objective == "step_by_step" else (),
             teacher=self._scorer if settings.objective in TOKEN_LEVEL else None,
+            shots=self.shots,
             stage=stage,
         )
 

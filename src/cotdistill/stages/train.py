@@ -17,7 +17,7 @@ from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
 from cotdistill.progress import Bar
-from cotdistill.prompt import LABEL_PROMPT, user_text
+from cotdistill.prompt import LABEL_PROMPT, Shot, messages_for, user_text
 from cotdistill.question import Question
 from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.models import identify
@@ -45,12 +45,13 @@ def run_train(
     say: Callable[[str], object] = lambda text: None,
     labels: Sequence[tuple[str, Question, str]] = (),
     teacher: TeacherFiles | None = None,
+    shots: Sequence[Shot] = (),
     stage: str = "train",
 ) -> dict[str, object]:
     """Train a LoRA adapter of ``student`` on the pairs; returns the facts of the stage. ``labels`` are the same traces'
-    answers alone, for ``step_by_step``; ``teacher`` is who scores tokens, for the objectives that need one. ``say`` is
-    given an example before training begins; ``max_new_tokens`` is what the student's answers will be cut at;
-    ``stage`` is the name on record.
+    answers alone, for ``step_by_step``; ``teacher`` is who scores tokens, for the objectives that need one, after the
+    worked examples ``shots``. ``say`` is given an example before training begins; ``max_new_tokens`` is what the
+    student's answers will be cut at; ``stage`` is the name on record.
 
     Under a launcher every process calls this, after it has joined the others; the first one keeps the manifest and
     writes, and the facts are its.
@@ -81,6 +82,7 @@ def run_train(
         # Only where there are any: records from before there were objectives still fit.
         claimed |= {"labels": digest([[id_, user_text(q), text] for id_, q, text in labels])} if labels else {}
         claimed |= {"teacher": teacher.identity} if teacher else {}
+        claimed |= {"few_shot": digest(msgspec.to_builtins(tuple(shots)))} if teacher and shots else {}
         if ranks.first:
             manifest.claim(stage, claimed, overwrite=overwrite, files=[output_dir])
     ranks.alike(digest(claimed))
@@ -118,9 +120,11 @@ def run_train(
             manifest.begin(stage, engine=f"transformers, {placement.numbers()}")
     if examples.too_long:
         log.warning("%d examples exceed %d tokens and were left out", len(examples.too_long), max_length)
+    scored = pairs if teacher else ()
+    asked = {q.id: model.template.prompt_ids(messages_for(q, system_prompt, shots)) for _, q, _ in scored}
     objective = open_objective(
-        settings, model, rows, teacher, max_length=max_length, placement=placement, trust_remote_code=trust_remote_code,
-        quiet=quiet,
+        settings, model, rows, teacher, max_length=max_length, placement=placement, prompts=asked,
+        trust_remote_code=trust_remote_code, quiet=quiet,
     )  # fmt: skip
     with ranks.training(), Bar(stage.replace("train", "training", 1), 0, quiet=quiet or not ranks.first) as bar:
 
