@@ -208,21 +208,23 @@ def test_a_pair_with_different_tokenizers_is_refused_with_the_objectives_that_ar
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     files = TeacherFiles(str(tmp_path), tmp_path / "s.safetensors")
     with pytest.raises(SetupError, match=r"different tokenizers.*use sft, step_by_step, reject_on_student"):
-        fitting(files, str(tiny), "on_policy")
+        fitting(files, str(tiny), "on_policy", shown=False)
 
 
 def test_a_teacher_that_is_missing_or_on_a_server_or_the_student_itself_is_refused(tiny, other, tmp_path):
     with pytest.raises(SetupError, match="--teacher_model"):
-        fitting(None, str(tiny), "offline_kd")
+        fitting(None, str(tiny), "offline_kd", shown=False)
     with pytest.raises(SetupError, match="on a server"):
-        fitting(TeacherFiles(None, tmp_path), str(tiny), "on_policy")
+        fitting(TeacherFiles(None, tmp_path), str(tiny), "on_policy", shown=False)
     with pytest.raises(SetupError, match="the same model"):
-        fitting(TeacherFiles(str(tiny), tmp_path), str(tiny), "on_policy")
+        fitting(TeacherFiles(str(tiny), tmp_path), str(tiny), "on_policy", shown=False)
+    itself = TeacherFiles(str(tiny), tmp_path)
+    assert fitting(itself, str(tiny), "on_policy", shown=True) is itself
     files = TeacherFiles(str(other), tmp_path)
-    assert fitting(files, str(tiny), "on_policy") is files
+    assert fitting(files, str(tiny), "on_policy", shown=False) is files
 
 
 def test_another_chat_template_with_the_same_tokens_is_no_hindrance(tiny, tmp_path):
     make_model(tmp_path, template=LLAMA, seed=3)
     files = TeacherFiles(str(tmp_path), tmp_path / "s.safetensors")
-    assert fitting(files, str(tiny), "offline_kd") is files
+    assert fitting(files, str(tiny), "offline_kd", shown=False) is files

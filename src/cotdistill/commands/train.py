@@ -200,7 +200,9 @@ def train(
         ranks.alone("a dry run")
         check_packages(settings)
         dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), target=target.value, limit=limit)
-        fitting(teacher, student_model, settings.objective, trust_remote_code=trust_remote_code)
+        fitting(
+            teacher, student_model, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
+        )
         found = rehearse(
             local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair[0]), settings,
             system=system_prompt, labels=dataset.labels if objective is Objective.step_by_step else (),

@@ -61,10 +61,11 @@ def _relation(student: Path, teacher: Path | None, trust_remote_code: bool) -> R
 
 
 def fitting(
-    teacher: TeacherFiles | None, student: str, objective: Objective, *, trust_remote_code: bool = False
+    teacher: TeacherFiles | None, student: str, objective: Objective, *, shown: bool, trust_remote_code: bool = False
 ) -> TeacherFiles | None:
-    """The teacher, where it can teach ``student`` token by token; None for an objective that needs none. Raises
-    ``SetupError`` with the objectives that the pair permits where it cannot, ``UsageError`` for one too many."""
+    """The teacher, where it can teach ``student`` token by token; None for an objective that needs none. A model can
+    teach itself where the teacher is ``shown`` worked examples that the student is not. Raises ``SetupError`` with the
+    objectives that the pair permits where it cannot, ``UsageError`` for one too many."""
     if objective not in TOKEN_LEVEL:
         if teacher:
             raise UsageError(f"{objective} asks no teacher for probabilities; leave --teacher_model out")
@@ -73,8 +74,11 @@ def fitting(
         raise SetupError(f"{objective} needs the teacher's own weights: name the model with --teacher_model")
     ours = local_model(student, want="hf")
     _refuse_unrelated(_relation(ours, teacher.tokens, trust_remote_code), objective)
-    if objective == "on_policy" and model_hash(ours) == model_hash(teacher.directory):
-        raise SetupError("on_policy: teacher and student are the same model; use reject_on_student")
+    if objective == "on_policy" and not shown and model_hash(ours) == model_hash(teacher.directory):
+        raise SetupError(
+            "on_policy: teacher and student are the same model; show the teacher worked examples (few_shot), or use "
+            "reject_on_student"
+        )
     return teacher
 
 

@@ -56,7 +56,10 @@ class Teaching(msgspec.Struct, frozen=True):
         if objective == "reject_on_student":
             refuse_unconfirmed(self.questions, self.recipe.verify)
         if objective in TOKEN_LEVEL:  # reading tokens takes seconds
-            fitting(self._scorer, models.student, objective, trust_remote_code=models.trust_remote_code)
+            fitting(
+                self._scorer, models.student, objective, shown=bool(self.shots),
+                trust_remote_code=models.trust_remote_code,
+            )  # fmt: skip
 
     def train(self, settings: TrainSettings, adapter: Path, examples: Path, stage: str) -> Mapping[str, object]:
         """One student; returns the facts of its stage."""

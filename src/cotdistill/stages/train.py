@@ -67,7 +67,9 @@ def run_train(
             local_model(student, want="hf")  # pulled and converted before the others look for it
         if settings.objective in TOKEN_LEVEL and ranks.size > 1:
             raise UsageError(f"{settings.objective} is the work of one process; start it without a launcher")
-        teacher = fitting(teacher, student, settings.objective, trust_remote_code=trust_remote_code)
+        teacher = fitting(
+            teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
+        )
     labels = sorted(labels, key=lambda pair: pair[0]) if settings.objective == "step_by_step" else ()
     pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
     with ranks.together():
