@@ -10,21 +10,20 @@ the computed prompt for the next request, providers charge less for a prompt the
 ``n`` for 1 without a word. The batch interfaces of providers, which answer within a day, are not used.
 """
 
-import asyncio
 import gc
 import itertools
 import logging
 import queue
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from cotdistill.engines import Completion, Request, Sampling
-from cotdistill.engines.api_key import key_for
+from cotdistill.engines.attempts import Attempts
 from cotdistill.engines.background import Background
 from cotdistill.engines.clock import Clock
 from cotdistill.engines.dialect import Dialect
@@ -39,19 +38,16 @@ log = logging.getLogger(__name__)
 
 
 class OpenAIServerEngine:
-    """At most ``server.concurrency`` requests are in flight at each address, and fewer where that is too much for it
-    (see ``endpoint``); as many again wait for their turn.
+    """Requests are in flight, and made again after pauses, as ``attempts`` says; as many again wait for their turn.
 
-    A request that fails is tried again after a pause that doubles and is drawn at random, from ``pause`` to
-    ``longest_pause`` seconds. Opening asks each address for its list of models: raises ``SetupError`` where the
-    model is not on it, the key is refused or nobody answers.
+    Opening asks each address for its list of models: raises ``SetupError`` where the model is not on it, the key is
+    refused or nobody answers.
     """
 
     def __init__(self, model: str, server: Server, *, pause: float = 1.0, longest_pause: float = 60.0) -> None:
         self._model = model
         self._server = server
-        self._key = key_for(server)
-        self._pause, self._longest_pause = pause, longest_pause
+        self._attempts = Attempts(server, pause=pause, longest_pause=longest_pause)
         self._dialect = Dialect()
         self._served = ""
         self._background: Background | None = None
@@ -85,7 +81,7 @@ class OpenAIServerEngine:
         gc.collect()
         gc.freeze()
         try:
-            tickets = background.submit(self._tickets(background)).result()
+            tickets = background.submit(self._attempts.tickets(background)).result()
             most = 2 * self._server.concurrency * len(self._server.urls)
             while True:
                 for request in itertools.islice(todo, most - waiting):
@@ -111,37 +107,20 @@ class OpenAIServerEngine:
             self._background.stop()
             self._background = None
 
-    async def _connect(self, background: Background) -> list[Endpoint]:
-        """Connections belong to the event loop they are made in, and are closed with it."""
-        authorization = {"Authorization": self._key.header()} if self._key else {}
-        # Uncompressed: a small reply must not unfold into one that fills the memory.
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **authorization}
-        endpoints = [Endpoint(url, headers, self._server.concurrency) for url in self._server.urls]
-        for endpoint in endpoints:
-            background.at_end(endpoint.close)
-        return endpoints
-
-    async def _tickets(self, background: Background) -> Tickets:
-        return Tickets(await self._connect(background))
-
     async def _is_listed(self, background: Background) -> bool:
         """Whether every address lists the model. Raises ``SetupError`` where a list lacks it."""
         everywhere = True
-        for endpoint in await self._connect(background):
+        for endpoint in await self._attempts.connect(background):
             names = await list_models(endpoint)
             if names and not is_listed(self._model, names):
-                some = one_line(self._hide(", ".join(sorted(names)[:10])))
+                some = one_line(self._attempts.hide(", ".join(sorted(names)[:10])))
                 raise SetupError(f"{endpoint.url} has no model {self._model!r}; it has {some}")
             everywhere = everywhere and bool(names)
         return everywhere
 
     async def _ask(self, tickets: Tickets, request: Request, sampling: Sampling) -> Completion:
-        """A request and, where it fails, the same again; each time at whichever endpoint is free."""
         try:
-            try:
-                reply = await self._try(tickets, request, sampling)
-            except Again as error:  # only now: what tenacity makes for a request is left to the garbage collector
-                reply = await self._again(error, tickets, request, sampling)
+            reply = await self._attempts.get(tickets, partial(self._exchange, request, sampling))
         except (Again, Refused) as error:
             return Completion(request.key, "", "error", 0, 0, 0.0, str(error))
         return Completion(
@@ -154,43 +133,14 @@ class OpenAIServerEngine:
             thinking=reply.thinking,
         )
 
-    async def _again(self, failure: Again, tickets: Tickets, request: Request, sampling: Sampling) -> Reply:
-        failures = [failure]
-
-        async def attempt() -> Reply:
-            if failures:  # the first attempt has been made
-                raise failures.pop()
-            return await self._try(tickets, request, sampling)
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._server.retries + 1),
-            wait=wait_random_exponential(multiplier=self._pause, max=self._longest_pause, min=self._pause / 2),
-            retry=retry_if_exception_type(Again),
-            reraise=True,
-        )
-        return await retrying(attempt)
-
-    async def _try(self, tickets: Tickets, request: Request, sampling: Sampling) -> Reply:
-        async with tickets.one() as endpoint:
-            started = asyncio.get_running_loop().time()
-            try:
-                reply = self._checked(await self._exchange(endpoint, request, sampling))
-            except Again as error:
-                endpoint.failed(error, started, pause=self._pause, longest_pause=self._longest_pause)
-                raise Again(f"{endpoint.url}: {error}") from None
-            except (Refused, SetupError) as error:
-                raise type(error)(f"{endpoint.url}: {error}") from None
-            endpoint.answered()
-            return reply
-
-    async def _exchange(self, endpoint: Endpoint, request: Request, sampling: Sampling) -> Reply:
+    async def _exchange(self, request: Request, sampling: Sampling, endpoint: Endpoint) -> Reply:
         while True:
             sent = self._dialect
             body = self._body(request, sampling)
             got = await endpoint.send("POST", "/chat/completions", body, timeout=self._server.timeout)
             # Of the requests that are refused together the first one learns; the others find that it did.
             if got.status != 400 or (sent == self._dialect and not self._learnt(got.body)):
-                return read_reply(got.status, got.headers, got.body, self._hide)
+                return self._checked(read_reply(got.status, got.headers, got.body, self._attempts.hide))
 
     def _learnt(self, refusal: bytes) -> bool:
         """Whether it names a setting that the model knows by another name or not at all; from then on that holds."""
@@ -213,7 +163,7 @@ class OpenAIServerEngine:
 
     def _checked(self, reply: Reply) -> Reply:
         """The reply, without the key in it. Raises ``SetupError`` where another model than before wrote it."""
-        served = one_line(self._hide(reply.model))
+        served = one_line(self._attempts.hide(reply.model))
         if served and not self._served:
             # A name on a list may stand for another, as an alias does; one on no list must come back in the answer.
             if not self._listed and not _same_model(self._model, served):
@@ -221,13 +171,11 @@ class OpenAIServerEngine:
             self._served = served
         elif served and served != self._served:
             raise SetupError(f"it answers as {served!r}, before as {self._served!r}; ask for one by its full name")
-        if self._key is None:
+        key = self._attempts.key
+        if key is None:
             return reply
-        thinking = self._key.hide_in_answer(reply.thinking) if reply.thinking else None
-        return msgspec.structs.replace(reply, text=self._key.hide_in_answer(reply.text), thinking=thinking)
-
-    def _hide(self, text: str) -> str:
-        return self._key.hide(text) if self._key else text
+        thinking = key.hide_in_answer(reply.thinking) if reply.thinking else None
+        return msgspec.structs.replace(reply, text=key.hide_in_answer(reply.text), thinking=thinking)
 
 
 def _result(future: Future[Completion]) -> Completion:
