@@ -95,6 +95,11 @@ def train(
     teacher_model: Annotated[
         str | None, typer.Option("--teacher_model", help="on_policy, offline_kd: who scores each token.")
     ] = None,
+    base_url: o.BaseUrl = None,
+    concurrency: o.Concurrency = 16,
+    timeout: o.Timeout = 600.0,
+    api_key_env: o.ApiKeyEnv = None,
+    api_key_file: o.ApiKeyFile = None,
     few_shot: Annotated[
         Path | None, typer.Option("--few_shot", help="on_policy, offline_kd: worked examples that the teacher sees.")
     ] = None,
@@ -147,7 +152,7 @@ def train(
     from cotdistill.learning.lint import check_packages
     from cotdistill.learning.lint import dry_run as rehearse
     from cotdistill.learning.ranks import here
-    from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
+    from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
     from cotdistill.prompt import load_few_shot
     from cotdistill.settings.lora import Lora
     from cotdistill.settings.train import TrainSettings
@@ -194,7 +199,11 @@ def train(
         raise UsageError(f"{settings.objective} has no --few_shot: its student learns from the traces alone")
     shots = load_few_shot(few_shot) if few_shot else ()
     record = output_dir.resolve().with_name(f"{output_dir.resolve().name}.manifest.json")
-    teacher = TeacherFiles(teacher_model, o.beside(cot_dataset, "scores.safetensors")) if teacher_model else None
+    server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file)
+    if server and not teacher_model:
+        raise UsageError("--base_url needs --teacher_model, the name that the server knows its model by")
+    scores = o.beside(cot_dataset, "scores.safetensors")
+    teacher = ScoringTeacher(teacher_model, scores, server) if teacher_model else None
     ranks = here()
     if dry_run:
         ranks.alone("a dry run")
@@ -203,6 +212,8 @@ def train(
         fitting(
             teacher, student_model, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
         )
+        k = settings.top_k(settings.objective)
+        check_served(teacher, student_model, k, trust_remote_code=trust_remote_code)
         found = rehearse(
             local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair[0]), settings,
             system=system_prompt, labels=dataset.labels if objective is Objective.step_by_step else (),

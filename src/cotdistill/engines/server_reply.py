@@ -81,7 +81,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, hide: Calla
     an answer. Token counts that the server leaves out are 0. ``hide`` takes secrets out of what goes into errors.
     """
     if status != 200:
-        raise _failure(status, headers, body, hide)
+        raise failure(status, headers, body, hide)
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -127,7 +127,8 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], datetime] = lambda
     return min(max(0.0, seconds), LONGEST_WAIT) if seconds == seconds else None
 
 
-def _failure(status: int, headers: Mapping[str, str], body: bytes, hide: Callable[[str], str]) -> Exception:
+def failure(status: int, headers: Mapping[str, str], body: bytes, hide: Callable[[str], str]) -> Exception:
+    """What a status other than 200 means: ``Again``, ``Refused`` or ``SetupError``."""
     message = said(body, hide)
     if status == 401:  # without its message: some servers repeat parts of the key in it
         return SetupError("it refuses the API key (401); check --api_key_env or --api_key_file")

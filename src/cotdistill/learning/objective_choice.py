@@ -9,8 +9,9 @@ from cotdistill.example import Example, asked_with
 from cotdistill.hardware import Placement
 from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.on_policy import OnPolicy
-from cotdistill.learning.scoring_teacher import TeacherFiles
-from cotdistill.learning.teacher_scores import Teacher, shared_ids, stored_scores
+from cotdistill.learning.scoring_teacher import ScoringTeacher
+from cotdistill.learning.served_teacher import ServedTeacher
+from cotdistill.learning.teacher_scores import Scorer, Teacher, shared_ids, stored_scores
 from cotdistill.learning.terms import OfflineKd, StepByStep, Terms
 from cotdistill.model import Model, load_model
 from cotdistill.progress import Bar
@@ -20,7 +21,7 @@ MakeTerms = Callable[[AnswerLoss, Any], Terms]
 
 
 def open_objective(
-    settings: TrainSettings, model: Model, rows: Sequence[Example], teacher: TeacherFiles | None, *, max_length: int,
+    settings: TrainSettings, model: Model, rows: Sequence[Example], teacher: ScoringTeacher | None, *, max_length: int,
     placement: Placement, prompts: Mapping[str, list[int]], trust_remote_code: bool = False, quiet: bool = False,
 ) -> MakeTerms:  # fmt: skip
     """What ``train`` makes its terms with. ``rows`` are those to be trained; ``prompts``, by the ids of questions, are
@@ -32,24 +33,24 @@ def open_objective(
         return Terms
     if teacher is None:
         raise SetupError(f"{settings.objective} needs a teacher: name it with --teacher_model")
-    directory = teacher.directory
-
     def shown(row: Example) -> Example:
         return asked_with(prompts[row.question_id], row)
 
     read = [shown(row) for row in rows]
 
-    def opened(k: int) -> Teacher:
-        loaded = load_model(directory, placement, trust_remote_code=trust_remote_code)
+    def opened(k: int) -> Scorer:
+        if teacher.server:
+            return ServedTeacher(teacher.model, teacher.server, model.tokenizer, k)
+        loaded = load_model(teacher.directory, placement, trust_remote_code=trust_remote_code)
         return Teacher(loaded, shared_ids(model.tokenizer, loaded.tokenizer), k, read)
 
     if settings.objective == "on_policy":
-        scorer = opened(settings.on_policy.top_k)
+        scorer = opened(settings.top_k("on_policy"))
         return partial(
             OnPolicy, model=model, teacher=scorer, settings=settings.on_policy, max_length=max_length,
             seed=settings.seed, shown=shown,
         )  # fmt: skip
     with Bar("teacher's scores", len(rows), quiet=quiet) as bar:
-        k = settings.offline_kd.top_k
-        scores = stored_scores(teacher.scores, read, directory, k, opened, lambda rows: bar.step(by=rows))
+        k = settings.top_k("offline_kd")
+        scores = stored_scores(teacher.scores, read, teacher.key, k, opened, lambda rows: bar.step(by=rows))
     return partial(OfflineKd, scores=lambda row: scores(shown(row)), weight=settings.offline_kd.weight)

@@ -18,7 +18,7 @@ from cotdistill.engines.transformers_engine import TransformersEngine
 from cotdistill.example import Example, answer_tokens
 from cotdistill.learning.layout import ordered
 from cotdistill.learning.loss import AnswerLoss, without_dropout
-from cotdistill.learning.teacher_scores import Scores, Teacher, together
+from cotdistill.learning.teacher_scores import Scorer, Scores, together
 from cotdistill.learning.terms import Terms, apart, divergences
 from cotdistill.model import Model
 from cotdistill.objectives import per_token
@@ -33,7 +33,7 @@ class OnPolicy(Terms):
     names = ("traces", "samples")
 
     def __init__(
-        self, loss: AnswerLoss, module: Any, *, model: Model, teacher: Teacher, settings: OnPolicySettings,
+        self, loss: AnswerLoss, module: Any, *, model: Model, teacher: Scorer, settings: OnPolicySettings,
         max_length: int, seed: int, shown: Callable[[Example], Example] = lambda row: row,
     ) -> None:  # fmt: skip
         super().__init__(loss, module)

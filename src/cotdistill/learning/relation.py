@@ -20,9 +20,10 @@ OBJECTIVES: dict[Kind, tuple[str, ...]] = {
     "same": ("sft", "step_by_step", "reject_on_student", "on_policy", "offline_kd"),
     "alignable": ("sft", "step_by_step", "reject_on_student", "on_policy", "offline_kd"),
     "different": ("sft", "step_by_step", "reject_on_student"),
-    "unknown": ("sft", "step_by_step", "reject_on_student"),
+    "unknown": ("sft", "step_by_step", "reject_on_student", "on_policy", "offline_kd"),
 }
-"""Objectives that a pair permits; where only some ids are shared, the losses on tokens are over those."""
+"""Objectives that a pair permits; where only some ids are shared, the losses on tokens are over those. What a server's
+model permits shows when it is asked (``served_teacher``)."""
 
 _FILLING = re.compile(r"\[PAD\d+\]")
 

@@ -1,4 +1,4 @@
-"""Scoring teacher: the teacher of a token-level objective as files, checked before any weights are loaded."""
+"""Scoring teacher: who gives a token-level objective its probabilities, checked before any weights are loaded."""
 
 from functools import cache
 from pathlib import Path
@@ -7,9 +7,10 @@ import msgspec
 
 from cotdistill.download import cache_directory, local_model
 from cotdistill.engines.opening import find_gguf
+from cotdistill.engines.server import Server
 from cotdistill.errors import SetupError, UsageError
 from cotdistill.identity import model_hash
-from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokens, relation
+from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokenizer, read_tokens, relation
 from cotdistill.model_files.conversion import to_hugging_face
 from cotdistill.settings.objective import Objective
 
@@ -17,31 +18,35 @@ TOKEN_LEVEL: tuple[Objective, ...] = ("on_policy", "offline_kd")
 """The objectives that need the teacher's probabilities."""
 
 
-class TeacherFiles(msgspec.Struct, frozen=True):
-    """``model`` is a catalogue name or a path, None where the teacher is on a server; ``scores`` is where those of its
-    probabilities lie that are kept."""
+class ScoringTeacher(msgspec.Struct, frozen=True):
+    """``model`` is a catalogue name or a path, or the name that the ``server`` knows it by; ``scores`` is where those
+    of its probabilities lie that are kept."""
 
-    model: str | None
+    model: str
     scores: Path
+    server: Server | None = None
 
     @property
     def directory(self) -> Path:
-        """The Hugging Face directory of the model; a GGUF file is dequantised into the cache."""
-        if self.model is None:
-            raise SetupError("a teacher on a server has no weights here; name a local model")
+        """The Hugging Face directory of a model that is here; a GGUF file is dequantised into the cache."""
         return _directory(self.model)
 
     @property
-    def tokens(self) -> Path | None:
-        """Where to read its tokens, without dequantising anything; None where they are out of reach."""
-        if self.model is None:
-            return None
+    def tokens(self) -> Path:
+        """Where to read its tokens, without dequantising anything."""
         return find_gguf(self.model) or local_model(self.model, want="gguf")
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a manifest says of the model: its name and the hash of its files."""
-        return {"name": Path(self.model or "").name, "hash": model_hash(self.directory)}
+        """What a manifest says of the model: its name and the hash of its files, none where they are on a server."""
+        if self.server:
+            return {"name": self.model, "hash": ""}
+        return {"name": Path(self.model).name, "hash": model_hash(self.directory)}
+
+    @property
+    def key(self) -> str:
+        """What scores on disk are known by."""
+        return f"server:{self.model}" if self.server else model_hash(self.directory)
 
 
 @cache
@@ -55,23 +60,25 @@ def _directory(model: str) -> Path:
 
 
 @cache
-def _relation(student: Path, teacher: Path | None, trust_remote_code: bool) -> Relation:
-    tokens = read_tokens(student, trust_remote_code=trust_remote_code)
-    return relation(tokens, read_tokens(teacher, trust_remote_code=trust_remote_code) if teacher else None)
+def _relation(student: Path, teacher: Path, trust_remote_code: bool) -> Relation:
+    return relation(*(read_tokens(model, trust_remote_code=trust_remote_code) for model in (student, teacher)))
 
 
 def fitting(
-    teacher: TeacherFiles | None, student: str, objective: Objective, *, shown: bool, trust_remote_code: bool = False
-) -> TeacherFiles | None:
+    teacher: ScoringTeacher | None, student: str, objective: Objective, *, shown: bool, trust_remote_code: bool = False
+) -> ScoringTeacher | None:
     """The teacher, where it can teach ``student`` token by token; None for an objective that needs none. A model can
-    teach itself where the teacher is ``shown`` worked examples that the student is not. Raises ``SetupError`` with the
-    objectives that the pair permits where it cannot, ``UsageError`` for one too many."""
+    teach itself where the teacher is ``shown`` worked examples that the student is not; for one on a server see
+    ``check_served``. Raises ``SetupError`` with the objectives that the pair permits where it cannot, ``UsageError``
+    for one too many."""
     if objective not in TOKEN_LEVEL:
         if teacher:
             raise UsageError(f"{objective} asks no teacher for probabilities; leave --teacher_model out")
         return None
     if teacher is None:
-        raise SetupError(f"{objective} needs the teacher's own weights: name the model with --teacher_model")
+        raise SetupError(f"{objective} needs the teacher's probabilities: name the model with --teacher_model")
+    if teacher.server:
+        return teacher
     ours = local_model(student, want="hf")
     _refuse_unrelated(_relation(ours, teacher.tokens, trust_remote_code), objective)
     if objective == "on_policy" and not shown and model_hash(ours) == model_hash(teacher.directory):
@@ -82,12 +89,20 @@ def fitting(
     return teacher
 
 
+def check_served(teacher: ScoringTeacher | None, student: str, k: int, *, trust_remote_code: bool = False) -> None:
+    """Ask a teacher that is on a server for ``k`` probabilities at a few places. Raises ``SetupError`` where it gives
+    none, or has other tokens than the student."""
+    if teacher and teacher.server:
+        from cotdistill.learning.served_teacher import ServedTeacher
+
+        tokenizer = read_tokenizer(local_model(student, want="hf"), trust_remote_code=trust_remote_code)
+        ServedTeacher(teacher.model, teacher.server, tokenizer, k).check()
+
+
 def _refuse_unrelated(pair: Relation, objective: Objective) -> None:
     if objective in (possible := OBJECTIVES[pair.kind]):
         return
-    why = (
-        "the teacher is on a server, which does not give them"
-        if pair.kind == "unknown"
-        else f"teacher and student have different tokenizers ({pair.shared} of {pair.student} tokens are the same)"
+    raise SetupError(
+        f"{objective} compares probabilities token by token, and teacher and student have different tokenizers "
+        f"({pair.shared} of {pair.student} tokens are the same); use {', '.join(possible)}"
     )
-    raise SetupError(f"{objective} compares probabilities token by token, and {why}; use {', '.join(possible)}")

@@ -13,7 +13,7 @@ not among them. The index is written last and holds the hash of the other file: 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import torch
@@ -21,7 +21,7 @@ import torch
 from cotdistill.engines.shared_beginning import SharedBeginning, share
 from cotdistill.errors import DataError, TrainingError
 from cotdistill.example import Example, after, answer_tokens
-from cotdistill.identity import digest, model_hash, sha256_of
+from cotdistill.identity import digest, sha256_of
 from cotdistill.learning.layout import ordered
 from cotdistill.learning.loss import AnswerLoss, choose
 from cotdistill.learning.relation import tokens_of
@@ -52,10 +52,21 @@ def together(scores: Sequence[Scores]) -> Scores:
     return Scores(torch.cat([one.ids for one in scores]), torch.cat([one.log_probs for one in scores]))
 
 
+class Scorer(Protocol):
+    """Who says how likely each token of a row is. ``at_once`` rows are a good measure for it."""
+
+    @property
+    def at_once(self) -> int: ...
+
+    def score(self, rows: Sequence[Example]) -> list[Scores]: ...
+
+
 class Teacher:
     """A model that says what it would have written in the place of a student. ``shared`` are the ids that mean the
     same to both; no others are among its answers. ``examples`` are some of the rows to come; what their prompts begin
     with, the system prompt and worked examples, it reads once."""
+
+    at_once = AT_ONCE
 
     def __init__(self, model: Model, shared: Iterable[int], k: int, examples: Sequence[Example]) -> None:
         self._module = model.module.requires_grad_(False)
@@ -153,16 +164,16 @@ def row_hash(row: Example) -> str:
 
 
 def stored_scores(
-    path: Path, rows: Sequence[Example], teacher: Path, k: int, open_teacher: Callable[[int], Teacher],
+    path: Path, rows: Sequence[Example], teacher: str, k: int, open_teacher: Callable[[int], Scorer],
     show: Callable[[int], None] = lambda rows: None,
 ) -> ScoresOf:  # fmt: skip
-    """The scores of ``rows`` by the model in ``teacher``, from ``path`` (``.safetensors``) and, for rows that are not
-    there, from the teacher, who is opened only then, for so many tokens; they are added to the file. ``show`` is told
-    of how many more rows there are scores.
+    """The scores of ``rows`` by the model that goes by ``teacher``, from ``path`` (``.safetensors``) and, for rows that
+    are not there, from the teacher, who is opened only then, for so many tokens; they are added to the file. ``show``
+    is told of how many more rows there are scores.
 
     Raises ``DataError`` where the file is of another teacher, has fewer than ``k`` tokens or is damaged.
     """
-    index, stored = _read(path, model_hash(teacher), k)
+    index, stored = _read(path, teacher, k)
     hashes = {row_hash(row): row for row in rows}
     owed = [row for hashed, row in hashes.items() if hashed not in index.rows]
     show(len(rows) - len(owed))
@@ -172,9 +183,10 @@ def stored_scores(
         for start in range(0, len(owed), SAVE_EVERY):
             part = owed[start : start + SAVE_EVERY]
             scored: list[Scores] = []
-            for first in range(0, len(part), AT_ONCE):
-                scored += opened.score(part[first : first + AT_ONCE])
-                show(len(part[first : first + AT_ONCE]))
+            for first in range(0, len(part), opened.at_once):
+                some = part[first : first + opened.at_once]
+                scored += opened.score(some)
+                show(len(some))
             index, stored = _write(path, index, stored, part, scored)
     ids, log_probs = stored
 

@@ -89,8 +89,9 @@ def assumptions(recipe: Recipe, sample: Sample) -> list[str]:
     said = ["the student writes answers as long as its traces, at the pace of the base"]
     if {"on_policy", "offline_kd"} & {*tried}:
         said.append(
+            "the teacher's server reads as fast as the student does here" if recipe.models.server else
             f"the teacher, {sample.teacher_size:.1f} times the student's size, reads as many times as slowly as it"
-        )
+        )  # fmt: skip
     if "on_policy" in tried:
         said.append("in training the student writes at the pace and length of the base's answers")
     if "reject_on_student" in tried:

@@ -198,7 +198,7 @@ def _relation(relation: Relation) -> str:
         "same": f"the same {relation.student} tokens",
         "alignable": f"{relation.shared} ids mean the same in both",
         "different": f"different tokens ({relation.shared} ids mean the same)",
-        "unknown": "the teacher's tokens are not known",
+        "unknown": "the teacher's tokens are not known, on_policy and offline_kd need those of the student",
     }[relation.kind]
     return f"vocabulary: {what}; possible objectives: {', '.join(OBJECTIVES[relation.kind])}"
 

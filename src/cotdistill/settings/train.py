@@ -78,6 +78,10 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         unused |= {"objective"} if self.objective == "sft" else set()  # records from before there were others fit
         return {key: value for key, value in plain.items() if key not in unused}
 
+    def top_k(self, objective: Objective) -> int:
+        """How many of the teacher's tokens the objective tells apart."""
+        return self.on_policy.top_k if objective == "on_policy" else self.offline_kd.top_k
+
     def steps(self, rows: int) -> tuple[int, int]:
         """Optimizer steps of one epoch over ``rows``, and of the whole training."""
         epoch = math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation_steps)

@@ -14,7 +14,7 @@ from cotdistill.errors import SetupError, TrainingError
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.learning.ladder import Ladder
-from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
+from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
@@ -56,10 +56,9 @@ class Teaching(msgspec.Struct, frozen=True):
         if objective == "reject_on_student":
             refuse_unconfirmed(self.questions, self.recipe.verify)
         if objective in TOKEN_LEVEL:  # reading tokens takes seconds
-            fitting(
-                self._scorer, models.student, objective, shown=bool(self.shots),
-                trust_remote_code=models.trust_remote_code,
-            )  # fmt: skip
+            trust, k = models.trust_remote_code, self.recipe.train.top_k(objective)
+            fitting(self._scorer, models.student, objective, shown=bool(self.shots), trust_remote_code=trust)
+            check_served(self._scorer, models.student, k, trust_remote_code=trust)
 
     def train(self, settings: TrainSettings, adapter: Path, examples: Path, stage: str) -> Mapping[str, object]:
         """One student; returns the facts of its stage."""
@@ -130,9 +129,9 @@ class Teaching(msgspec.Struct, frozen=True):
         return ladder
 
     @property
-    def _scorer(self) -> TeacherFiles:
+    def _scorer(self) -> ScoringTeacher:
         models = self.recipe.models
-        return TeacherFiles(None if models.server else models.teacher, self.directory / "2_scores.safetensors")
+        return ScoringTeacher(models.teacher, self.directory / "2_scores.safetensors", models.server)
 
     def _pairs(self, target: Target) -> list[Pair]:
         return list(teaching_pairs(

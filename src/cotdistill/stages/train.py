@@ -15,7 +15,7 @@ from cotdistill.learning.ladder import refuse_alone
 from cotdistill.learning.lint import LONGEST_ANSWER, check_packages, lint_all
 from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
-from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, TeacherFiles, fitting
+from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
 from cotdistill.progress import Bar
 from cotdistill.prompt import LABEL_PROMPT, Shot, messages_for, user_text
 from cotdistill.question import Question
@@ -44,7 +44,7 @@ def run_train(
     quiet: bool = False,
     say: Callable[[str], object] = lambda text: None,
     labels: Sequence[tuple[str, Question, str]] = (),
-    teacher: TeacherFiles | None = None,
+    teacher: ScoringTeacher | None = None,
     shots: Sequence[Shot] = (),
     stage: str = "train",
 ) -> dict[str, object]:
@@ -91,6 +91,8 @@ def run_train(
     if ranks.told(manifest.done(stage)):
         log.info("%s: already trained", output_dir)
         return manifest.facts(stage)
+
+    check_served(teacher, student, settings.top_k(settings.objective), trust_remote_code=trust_remote_code)
 
     from cotdistill.example import build_examples
     from cotdistill.hardware import place

@@ -1,0 +1,133 @@
+"""A scoring teacher on a server: what it says is what its own weights would, and whatever else it says is refused."""
+
+import msgspec
+import pytest
+import torch
+
+from conftest import make_examples, make_model, on_cpu
+from cotdistill.engines.server import Server
+from cotdistill.errors import ResumeError, SetupError
+from cotdistill.learning.served_teacher import ServedTeacher
+from cotdistill.learning.teacher_scores import Teacher, shared_ids
+from server_double import ServerDouble, fails
+from test_pipeline_objectives import SHOTS, command
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("other"), seed=7)
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def serving(directory, *, decoded=lambda text: text, more=0, most=20):
+    """A server that answers as vLLM does: the likeliest tokens of each place and, if it is not one of them, the one
+    that stands there. ``more`` ids beyond the tokenizer's are likelier than all others."""
+    model = on_cpu(directory)
+
+    def behave(handler, body):
+        if body["prompt_logprobs"] > most:
+            said = f"Requested prompt logprobs of {body['prompt_logprobs']}, which is greater than max allowed: {most}"
+            return handler.reply(400, {"error": {"message": said}})
+        with torch.no_grad():
+            logits = model.module(input_ids=torch.tensor([body["prompt"]])).logits[0]
+        logits = torch.cat([logits, torch.full((len(logits), more), 9.0)], dim=1)
+        values = logits.log_softmax(dim=1)
+        places = [None]
+        for at, token in enumerate(body["prompt"][1:]):
+            ids = values[at].topk(body["prompt_logprobs"]).indices.tolist()
+            ids += [] if token in ids else [token]
+            places.append({
+                str(i): {"logprob": values[at, i].item(), "rank": 1, "decoded_token": decoded(model.tokenizer.decode([i]))}
+                for i in ids
+            })  # fmt: skip
+        choice = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": places}
+        handler.reply(200, {"model": body["model"], "choices": [choice]})
+
+    return behave
+
+
+def served(double, tiny, k=5, **settings):
+    return ServedTeacher("big", Server(double.url, **settings), on_cpu(tiny).tokenizer, k, pause=0.01)
+
+
+def test_its_scores_are_those_of_its_weights(tiny, other):
+    rows = make_examples(on_cpu(tiny), 5)[::-1]
+    model = on_cpu(other)
+    expected = Teacher(model, shared_ids(model.tokenizer, model.tokenizer), 5, rows).score(rows)
+    script = [fails(503), fails(500)]
+    with ServerDouble(script, by_body=lambda body: None) as double:
+        double.script = iter([*script, *[serving(other)] * len(rows)])
+        found = served(double, tiny).score(rows)
+    for one, wanted in zip(found, expected, strict=True):
+        assert torch.equal(one.ids, wanted.ids)
+        assert torch.allclose(one.log_probs.float(), wanted.log_probs.float(), atol=5e-3)
+        assert one.ids.dtype == wanted.ids.dtype
+        assert one.log_probs.dtype == wanted.log_probs.dtype
+    asked = double.bodies[-1]
+    assert asked["prompt"] in [row.input_ids for row in rows]
+    assert asked["model"] == "big"
+    assert asked["max_tokens"] == 1
+
+
+def test_ids_that_the_student_lacks_leave_places_that_weigh_nothing(tiny, other):
+    rows = make_examples(on_cpu(tiny), 2)
+    with ServerDouble(by_body=lambda body: serving(other, more=3)) as double:
+        for one in served(double, tiny).score(rows):
+            assert int(one.ids.max()) < len(on_cpu(tiny).tokenizer)
+            assert all(len(set(place)) == 5 for place in one.ids.tolist())
+            assert torch.isfinite(one.log_probs.float()).all()
+            assert one.log_probs[:, -1].max() <= -99
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        (lambda other: serving(other, decoded=lambda text: f"{text}s"), "to the teacher and .* to the student"),
+        (lambda other: serving(other, decoded=lambda text: None), "does not say what its tokens stand for"),
+        (lambda other: serving(other, most=3), "greater than max allowed: 3; .*--max-logprobs 5"),
+        (lambda other: lambda handler, body: handler.reply(200, {"choices": [{"text": "x"}]}), "gives no probabilities"),
+        (lambda other: lambda handler, body: handler.reply(200, {"choices": [{"prompt_logprobs": [None]}]}),
+         "it read 1 tokens where"),
+        (lambda other: lambda handler, body: handler.reply(200, b"<html>"), "not what it should be"),
+        (lambda other: fails(404), "knows no such model"),
+        (lambda other: fails(503), "the same command goes on"),
+    ],
+)  # fmt: skip
+def test_a_server_that_cannot_teach_is_refused(tiny, other, behaviour, said):
+    with ServerDouble(by_body=lambda body: behaviour(other)) as double, pytest.raises(SetupError, match=said):
+        served(double, tiny).check()
+    assert len(double.bodies) == 1  # it is asked once, not again and again
+
+
+@pytest.mark.parametrize("objective", ["on_policy", "offline_kd"])
+def test_the_command_trains_with_it(tiny, other, tmp_path, objective):
+    shots = tmp_path / "shots.jsonl"
+    shots.write_text(SHOTS)
+    with ServerDouble(by_body=lambda body: serving(other, most=40)) as double:
+        how = ["--objective", objective, "--teacher_model", "big", "--base_url", double.url, "--few_shot", str(shots)]
+        done = command(tiny, tmp_path, *how)
+        assert done.exit_code == 0, done.output
+        asked = len(double.bodies)
+        assert asked == 5  # the check, and four rows of one epoch
+        assert all("2 + 1 = 3." in on_cpu(tiny).tokenizer.decode(body["prompt"]) for body in double.bodies[1:])
+        assert command(tiny, tmp_path, *how).exit_code == 0
+        assert len(double.bodies) == asked  # what is done asks nobody
+        refused = command(tiny, tmp_path, *how[:3], "bigger", *how[4:])
+        assert isinstance(refused.exception, ResumeError)
+    record = msgspec.json.decode((tmp_path / "out.manifest.json").read_bytes())["stages"]["train"]
+    assert record["settings"]["teacher"] == {"name": "big", "hash": ""}
+    if objective == "offline_kd":
+        assert msgspec.json.decode((tmp_path / "cot.scores.json").read_bytes())["teacher"] == "server:big"
+
+
+def test_a_dry_run_asks_it_too(tiny, other, tmp_path):
+    how = ["--objective", "offline_kd", "--teacher_model", "big", "--dry_run"]
+    with ServerDouble(by_body=lambda body: serving(other, most=3)) as double:
+        refused = command(tiny, tmp_path, *how, "--base_url", double.url)
+    assert "max allowed: 3" in str(refused.exception)
+    refused = command(tiny, tmp_path, "--objective", "offline_kd", "--base_url", "http://localhost:9/v1")
+    assert "--base_url needs --teacher_model" in str(refused.exception)
