@@ -150,8 +150,8 @@ def train(
     from cotdistill.download import local_model
     from cotdistill.learning.ladder import refuse_alone
     from cotdistill.learning.lint import check_packages
-    from cotdistill.learning.lint import dry_run as rehearse
     from cotdistill.learning.ranks import here
+    from cotdistill.learning.rehearsal import rehearse
     from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
     from cotdistill.prompt import load_few_shot
     from cotdistill.settings.lora import Lora

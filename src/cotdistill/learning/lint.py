@@ -16,14 +16,12 @@ import importlib.util
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from cotdistill.errors import SetupError, TrainingError
-from cotdistill.example import Example, Examples, answer_tokens, build_examples
-from cotdistill.prompt import LABEL_PROMPT, messages_for
+from cotdistill.example import Example, Examples, answer_tokens
+from cotdistill.prompt import messages_for
 from cotdistill.question import Question
 from cotdistill.settings.train import Tracker, TrainSettings
 from cotdistill.shown import one_line, visible
@@ -96,65 +94,6 @@ def lint(
         render(template, examples.kept[0], kept), _counts(examples, beside, settings),
         [_where(problem, ids, kept) for problem, ids in errors.items()], warnings,
     )  # fmt: skip
-
-
-def lint_all(
-    template: ChatTemplate, pairs: Sequence[Pair], examples: Examples, labels: Sequence[Pair],
-    at_once: Examples | None, settings: TrainSettings, *, system: str, max_new_tokens: int,
-) -> Lint:  # fmt: skip
-    """The lint of traces and of the same traces' answers alone (``step_by_step``), where there are any."""
-    if at_once is None:
-        return lint(template, pairs, examples, settings, system=system, max_new_tokens=max_new_tokens)
-    short = lint(template, labels, at_once, settings, system=LABEL_PROMPT, max_new_tokens=max_new_tokens)
-    whole = lint(
-        template, pairs, examples, settings, system=system, max_new_tokens=max_new_tokens, beside=at_once.kept
-    )
-    return msgspec.structs.replace(whole, errors=[*whole.errors, *short.errors])
-
-
-def dry_run(
-    student: Path, pairs: Sequence[Pair], settings: TrainSettings, *, system: str, labels: Sequence[Pair] = (),
-    trust_remote_code: bool = False,
-) -> Lint:  # fmt: skip
-    """The lint of a training that does not take place: of the student only the tokenizer and the names of its layers
-    are loaded. Raises ``SetupError`` for layers that it does not have."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    from cotdistill.adapter import choose_targets
-    from cotdistill.model import check_directory
-
-    check_directory(student, trust_remote_code)
-    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    try:
-        template = ChatTemplate(AutoTokenizer.from_pretrained(student, **common))
-        config: Any = AutoConfig.from_pretrained(student, **common)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise SetupError(f"cannot load the tokenizer in {student}: {why}; get the model again") from error
-    if settings.lora.targets:
-        choose_targets(_layers(config, trust_remote_code), settings.lora.targets)
-    context = getattr(config, "max_position_embeddings", None) or settings.max_length
-    length = min(settings.max_length, context)
-    examples = build_examples(template, pairs, system=system, max_length=length)
-    at_once = build_examples(
-        template, labels, system=LABEL_PROMPT, max_length=length, task="label"
-    ) if labels else None  # fmt: skip
-    return lint_all(
-        template, pairs, examples, labels, at_once, settings, system=system, max_new_tokens=LONGEST_ANSWER
-    )
-
-
-def _layers(config: Any, trust_remote_code: bool) -> Any:
-    """The model without its weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a model's own code fails in any way
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise SetupError(f"cannot look at the layers of the model, to find target_modules: {why}") from error
 
 
 def render(template: ChatTemplate, example: Example, of: int) -> str:

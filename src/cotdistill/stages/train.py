@@ -12,12 +12,13 @@ from cotdistill.errors import TrainingError, UsageError
 from cotdistill.identity import digest
 from cotdistill.journal import write_rows
 from cotdistill.learning.ladder import refuse_alone
-from cotdistill.learning.lint import LONGEST_ANSWER, check_packages, lint_all
+from cotdistill.learning.lesson import Lesson
+from cotdistill.learning.lint import LONGEST_ANSWER, check_packages
 from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
 from cotdistill.progress import Bar
-from cotdistill.prompt import LABEL_PROMPT, Shot, messages_for, user_text
+from cotdistill.prompt import Shot, messages_for, user_text
 from cotdistill.question import Question
 from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.models import identify
@@ -94,7 +95,6 @@ def run_train(
 
     check_served(teacher, student, settings.top_k(settings.objective), trust_remote_code=trust_remote_code)
 
-    from cotdistill.example import build_examples
     from cotdistill.hardware import place
     from cotdistill.learning.objective_choice import open_objective
     from cotdistill.model import load_model
@@ -105,25 +105,19 @@ def run_train(
         log.info("student on %s", placement.sentence())
         model = load_model(local_model(student, want="hf"), placement, trust_remote_code=trust_remote_code)
         max_length = min(settings.max_length, model.context_length)
-        examples = build_examples(model.template, pairs, system=system_prompt, max_length=max_length)
-        at_once = build_examples(
-            model.template, labels, system=LABEL_PROMPT, max_length=max_length, task="label"
-        ) if labels else None  # fmt: skip
-        rows = [*examples.kept, *(at_once.kept if at_once else ())]
+        lesson = Lesson.of(model.template, pairs, labels, system=system_prompt, max_length=max_length)
+        rows = lesson.rows
         if examples_file and ranks.first:
             write_rows(examples_file, rows)
         if ranks.first:
-            found = lint_all(
-                model.template, pairs, examples, labels, at_once, settings, system=system_prompt,
-                max_new_tokens=max_new_tokens,
-            )  # fmt: skip
+            found = lesson.lint(settings, max_new_tokens)
             say(f"{found.sample}\n{found.counts}")
             found.stop()
             for warning in found.warnings:
                 log.warning("%s", warning)
             manifest.begin(stage, engine=f"transformers, {placement.numbers()}")
-    if examples.too_long:
-        log.warning("%d examples exceed %d tokens and were left out", len(examples.too_long), max_length)
+    if lesson.examples.too_long:
+        log.warning("%d examples exceed %d tokens and were left out", len(lesson.examples.too_long), max_length)
     scored = pairs if teacher else ()
     asked = {q.id: model.template.prompt_ids(messages_for(q, system_prompt, shots)) for _, q, _ in scored}
     objective = open_objective(
@@ -150,7 +144,7 @@ def run_train(
     write_atomic(output_dir / "loss.svg", loss_svg(result.losses, "Training loss, nats per answer token").encode())
     facts: dict[str, object] = {
         **msgspec.to_builtins(result),
-        "too_long": len(examples.too_long),
+        "too_long": len(lesson.examples.too_long),
         "placement": placement.sentence(),
         "processes": ranks.size,
         **({"scores": input_of(teacher.scores)} if teacher and settings.objective == "offline_kd" else {}),

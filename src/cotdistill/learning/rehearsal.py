@@ -1,0 +1,50 @@
+"""Rehearsal: a training that does not take place, checked and counted without the student's weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cotdistill.errors import SetupError
+from cotdistill.learning.lesson import Lesson
+from cotdistill.learning.lint import LONGEST_ANSWER, Lint, Pair
+from cotdistill.settings.train import TrainSettings
+from cotdistill.template import ChatTemplate
+
+
+def rehearse(
+    student: Path, pairs: Sequence[Pair], settings: TrainSettings, *, system: str, labels: Sequence[Pair] = (),
+    trust_remote_code: bool = False,
+) -> Lint:  # fmt: skip
+    """Its lint: of the student only the tokenizer and the names of its layers are loaded. Raises ``SetupError`` for
+    layers that it does not have."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from cotdistill.adapter import choose_targets
+    from cotdistill.model import check_directory
+
+    check_directory(student, trust_remote_code)
+    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        template = ChatTemplate(AutoTokenizer.from_pretrained(student, **common))
+        config: Any = AutoConfig.from_pretrained(student, **common)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise SetupError(f"cannot load the tokenizer in {student}: {why}; get the model again") from error
+    if settings.lora.targets:
+        choose_targets(_layers(config, trust_remote_code), settings.lora.targets)
+    context = getattr(config, "max_position_embeddings", None) or settings.max_length
+    lesson = Lesson.of(template, pairs, labels, system=system, max_length=min(settings.max_length, context))
+    return lesson.lint(settings, LONGEST_ANSWER)
+
+
+def _layers(config: Any, trust_remote_code: bool) -> Any:
+    """The model without its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a model's own code fails in any way
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SetupError(f"cannot look at the layers of the model, to find target_modules: {why}") from error
