@@ -16,6 +16,7 @@ from cotdistill.commands.export import Quant, export
 from cotdistill.engines import Message, Request, Sampling
 from cotdistill.engines.opening import open_engine
 from cotdistill.errors import DataError, ResumeError, SetupError, UsageError
+from cotdistill.exported import evaluate_export
 from cotdistill.hardware import place
 from cotdistill.identity import model_hash
 from cotdistill.model import load_model
@@ -261,7 +262,11 @@ def test_the_report_of_a_run_gets_a_row_for_the_export_and_what_it_cost(student,
         patch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
         pipeline.run(plain, runs=tmp_path, quiet=True)
     run = tmp_path / "tiny"
-    export(run, gguf=tmp_path / "s.gguf", quant=Quant.f16, evaluate=True, quiet=True)
+    known = (run / "recipe.yaml").read_text()
+    assert f"teacher: {student[0]}\n" in known
+    (run / "recipe.yaml").write_text(known.replace(f"teacher: {student[0]}\n", "teacher: gone\n"))
+    export(run, gguf=tmp_path / "s.gguf", quant=Quant.f16, evaluate=True, quiet=True)  # the teacher is not needed
+    (run / "recipe.yaml").write_text(known)
     assert "The export answers 0 of 5 right where the student answers 0: 0 lost, 0 gained" in capsys.readouterr().out
     report = json.loads((run / "7_report.json").read_text())
     assert list(report["models"]) == ["base", "student", "export"]
@@ -276,7 +281,7 @@ def test_a_run_that_is_not_finished_has_no_export_to_evaluate(student, tmp_path)
 
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe(student[0])))
     with pytest.raises(DataError, match="not finished"):
-        pipeline.evaluate_export(tmp_path, tmp_path / "s.gguf")
+        evaluate_export(tmp_path, tmp_path / "s.gguf")
 
 
 TIE = 0.1

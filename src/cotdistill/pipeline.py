@@ -24,7 +24,7 @@ from cotdistill.answer_only import train_answer_only
 from cotdistill.engines import Engine
 from cotdistill.engines.opening import open_engine, opened_late, student_engine, takes_gguf
 from cotdistill.engines.server import Server
-from cotdistill.errors import DataError, NotWorthIt
+from cotdistill.errors import NotWorthIt
 from cotdistill.learning.lint import check_packages
 from cotdistill.learning.ranks import here
 from cotdistill.line_up import Asked, line_up
@@ -34,10 +34,9 @@ from cotdistill.plans.planning import Planning, run_plan
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, load_few_shot
 from cotdistill.question import Question, load_questions
-from cotdistill.recipe import Recipe, dump_recipe, load_recipe
+from cotdistill.recipe import Recipe, dump_recipe
 from cotdistill.report import Report
 from cotdistill.reporting.publication import publish
-from cotdistill.reporting.run_files import EXPORT
 from cotdistill.screen import watched
 from cotdistill.sets import Sets, look, make_sets
 from cotdistill.settings.evaluate import ANSWER_ONLY
@@ -52,7 +51,7 @@ from cotdistill.stages.teaching import Teaching
 from cotdistill.stages.verify import run_verify
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.lock import locked
-from cotdistill.storage.manifest import Manifest, file_hash, input_of
+from cotdistill.storage.manifest import Manifest, input_of
 
 log = logging.getLogger(__name__)
 
@@ -171,27 +170,6 @@ class Run:
         if "train" not in self.manifest.stages:
             self._record()  # a recipe may change between its plan and its run
         return made
-
-    def add_export(self, artifact: Path, *, overwrite: bool) -> str:
-        """Ask an exported student the held-out questions and rebuild the report; returns what exporting cost."""
-        if not self.manifest.done("evaluate/student"):
-            raise DataError(f"{self.directory} is not finished; finish it first: cotdistill run RECIPE")
-        sets, settings = self._questions(), self.recipe.evaluate
-        asked = Generate(self.recipe.generate.system_prompt, sampling=settings.sampling)
-        # An export is what it is: rounding it to 4 bits, as the student is on a GPU, would ask another model.
-        models = Models(str(artifact), "", trust_remote_code=self.recipe.models.trust_remote_code, load_in_4bit=False)
-        open_it = partial(teacher_engine, models, settings.batch_size, sets.held_out, asked, ())
-        with opened_late(open_it) as open_model:
-            run_evaluate(
-                "export", sets.held_out, self.directory / EXPORT, self.manifest,
-                model=identify(str(artifact), gguf=True), system_prompt=asked.system_prompt, sampling=asked.sampling,
-                num_samples=settings.num_samples, batch_size=settings.batch_size, open_model=open_model,
-                load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code, overwrite=overwrite,
-                quiet=self.quiet,
-            )  # fmt: skip
-        of = {"file": artifact.name, "adapter": file_hash(self.directory / "5_adapter" / "adapter_model.safetensors")}
-        self.manifest.finish("evaluate/export", **{**self.manifest.facts("evaluate/export"), **of})
-        return str(publish(self.directory).details["export"]["sentence"])
 
     def _record(self) -> None:
         """Write down what this run is: its recipe, its seeds and the files it reads."""
@@ -333,15 +311,6 @@ def heed(made: Plan, *, force: bool) -> None:
         raise NotWorthIt(f"the plan says no: {made.stop}; change the recipe, or go on with --force")
     if made.stop:
         log.warning("going on against the plan: %s", made.stop)
-
-
-def evaluate_export(directory: Path, artifact: Path, *, overwrite: bool = False, quiet: bool = False) -> str:
-    """Ask ``artifact``, exported from the run in ``directory``, the run's held-out questions. It gets a row in
-    ``7_report.json`` and its cost in the details there; returns that cost in a sentence."""
-    with locked(directory):
-        return Run(load_recipe(directory / "recipe.yaml"), directory, False, quiet).add_export(
-            artifact, overwrite=overwrite
-        )
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -72,6 +72,6 @@ def export(
     for line in lines:
         typer.echo(line)
     if run and evaluate and (artifact := gguf or merged):
-        from cotdistill.pipeline import evaluate_export
+        from cotdistill.exported import evaluate_export
 
         typer.echo(evaluate_export(run, artifact, overwrite=overwrite, quiet=quiet))
