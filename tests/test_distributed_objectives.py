@@ -1,11 +1,13 @@
 """Objectives in several processes: two tasks are weighed over the rows of all of them, as in one process."""
 
 import json
+import shutil
 import sys
 
 import pytest
 
-from test_distributed import command, farthest, finish, launch, project, start  # noqa: F401
+from conftest import make_model
+from test_distributed import command, farthest, finish, free_port, launch, launcher, project, start  # noqa: F401
 
 
 def test_two_processes_train_step_by_step_as_one_does(project):  # noqa: F811
@@ -23,7 +25,57 @@ def test_two_processes_train_step_by_step_as_one_does(project):  # noqa: F811
     assert farthest(project / "results/one", project / "results/two") < 1e-4
 
 
-def test_an_objective_with_a_teacher_is_refused_in_several_processes(project):  # noqa: F811
-    code, _, err = launch(project, command("none", objective="on_policy", teacher_model="models/student"))
+@pytest.mark.parametrize(
+    ("objective", "words"), [("offline_kd", {"teacher_weight": 0.4}), ("on_policy", {"student_share": 0.0})]
+)
+def test_two_processes_share_the_teachers_work_and_train_as_one_does(project, objective, words):  # noqa: F811
+    teacher = project / "models/teacher"
+    if not teacher.exists():
+        make_model(teacher, seed=7)
+    words = {"objective": objective, "teacher_model": "models/teacher", "top_k": 8, "num_epochs": 2, **words}
+    scores = [project / f"data/cot.scores.{ending}" for ending in ("json", "safetensors")]
+    code, _, err = finish(start(project, [sys.executable, *command("alone", **words)]))
+    assert code == 0, err
+    if objective == "offline_kd":
+        alone = [path.read_bytes() for path in scores]
+        for path in scores:
+            path.unlink()
+    (project / "writes").unlink(missing_ok=True)
+    code, _, err = launch(project, command("shared", **words))
+    assert code == 0, err
+    if objective == "offline_kd":
+        assert json.loads(scores[0].read_bytes())["rows"].keys() == json.loads(alone[0])["rows"].keys()
+        written = (project / "writes").read_text()
+        assert "1 " not in {line[:2] for line in written.splitlines()}  # the second process writes nothing
+        code, _, err = launch(project, command("again", **words))  # which has nothing left to score
+        assert code == 0, err
+        assert farthest(project / "results/shared", project / "results/again") < 1e-6
+    one, two = (
+        json.loads((project / f"results/{name}.manifest.json").read_text())["stages"]["train"]["facts"]
+        for name in ("alone", "shared")
+    )
+    assert two["processes"] == 2
+    for name, measured in one["terms"].items():
+        assert [nats for _, nats in two["terms"][name]] == pytest.approx([nats for _, nats in measured], abs=1e-3)
+    assert farthest(project / "results/alone", project / "results/shared") < 1e-3
+    for name in ("alone", "shared", "again"):
+        shutil.rmtree(project / f"results/{name}", ignore_errors=True)
+        (project / f"results/{name}.manifest.json").unlink(missing_ok=True)
+
+
+def test_each_process_writes_answers_of_its_own(project):  # noqa: F811
+    make_model(project / "models/other", seed=8)
+    words = {"objective": "on_policy", "teacher_model": "models/other", "student_share": 1.0, "max_new_tokens": 6}
+    code, _, err = launch(project, command("written", **words, num_epochs=1))
+    assert code == 0, err
+    facts = json.loads((project / "results/written.manifest.json").read_text())["stages"]["train"]["facts"]
+    assert [step for step, _ in facts["terms"]["samples"]] == [1, 2]
+    assert "traces" not in facts["terms"]
+
+
+def test_a_student_in_parts_cannot_write_while_it_trains(project):  # noqa: F811
+    words = command("none", objective="on_policy", teacher_model="models/student")
+    code, _, err = finish(start(project, [*launcher(free_port(), "--nproc_per_node", "2"), *words],
+                                ACCELERATE_USE_FSDP="true"))  # fmt: skip
     assert code != 0
-    assert "on_policy is the work of one process" in err
+    assert "launch it with ddp.yaml" in err

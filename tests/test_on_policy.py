@@ -51,7 +51,7 @@ def test_the_loss_is_the_mean_jsd_over_all_tokens_of_traces_and_samples(tiny, ot
             loss, module, model=model, teacher=real_teacher(other, traces),
             settings=settings(student_share=0.5, beta=0.3), max_length=300, seed=1,
         )  # fmt: skip
-        rows = terms.rows(traces, 4)
+        rows = terms.rows(traces, 5)
         found = whole_loss(terms, module, rows)
         found.backward()
         counts = terms.counts(rows)
@@ -88,7 +88,7 @@ def test_the_teacher_reads_its_own_prompt_and_the_same_answers(tiny):
         settings=settings(student_share=0.5), max_length=300, seed=1,
         shown=lambda row: asked_with([*examples, *row.input_ids[: row.prompt_length]], row),
     )  # fmt: skip
-    rows = terms.rows(traces, 4)
+    rows = terms.rows(traces, 5)
     assert 0 < sum(row is not trace for row, trace in zip(rows, traces, strict=True)) < 4
     assert [row.input_ids for row in read] == [[*examples, *row.input_ids] for row in rows]
     assert [row.prompt_length for row in read] == [3 + row.prompt_length for row in rows]

@@ -11,7 +11,8 @@ from cotdistill.identity import model_hash
 from cotdistill.learning import teacher_scores
 from cotdistill.learning.loss import choose
 from cotdistill.learning.scoring_teacher import ScoringTeacher, fitting
-from cotdistill.learning.teacher_scores import Teacher, shared_ids, stored_scores
+from cotdistill.learning.stored_scores import stored_scores
+from cotdistill.learning.teacher_scores import Teacher, shared_ids
 from test_terms import row_logits
 
 
@@ -150,9 +151,8 @@ def test_scores_are_made_once_and_reused_for_the_same_tokens(other, tiny, tmp_pa
 
 
 def test_a_kill_costs_only_what_was_not_yet_written(other, tiny, tmp_path, monkeypatch):
-    from cotdistill.learning import teacher_scores
 
-    monkeypatch.setattr(teacher_scores, "SAVE_EVERY", 2)
+    monkeypatch.setattr("cotdistill.learning.stored_scores.SAVE_EVERY", 2)
     monkeypatch.setattr(Teacher, "at_once", 1)
     rows = make_examples(on_cpu(tiny), 5)
     path, seen = tmp_path / "2_scores.safetensors", []

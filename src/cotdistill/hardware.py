@@ -68,7 +68,7 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
     have_bitsandbytes = importlib.util.find_spec("bitsandbytes") is not None
     if load_in_4bit and not have_bitsandbytes:
         raise SetupError("4-bit loading needs bitsandbytes: pip install bitsandbytes, or pass --no_4bit")
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    sharded = is_sharded()
     if sharded and load_in_4bit:
         raise SetupError("FSDP does not shard 4-bit weights here: pass --no_4bit, or launch with the DDP config")
     if torch.cuda.is_available():
@@ -81,6 +81,11 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
     # Apple's GPUs have no backend that exchanges gradients.
     device: Device = "mps" if torch.backends.mps.is_available() and not _launched() else "cpu"
     return Placement(device, "float32", bool(load_in_4bit), device_map)
+
+
+def is_sharded() -> bool:
+    """True under accelerate's FSDP, where each process holds a part of every weight."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _launched() -> bool:

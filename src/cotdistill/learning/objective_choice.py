@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from cotdistill.errors import SetupError
 from cotdistill.example import Example, asked_with
 from cotdistill.hardware import Placement
@@ -11,7 +13,8 @@ from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.on_policy import OnPolicy
 from cotdistill.learning.scoring_teacher import ScoringTeacher
 from cotdistill.learning.served_teacher import ServedTeacher
-from cotdistill.learning.teacher_scores import Scorer, Teacher, shared_ids, stored_scores
+from cotdistill.learning.stored_scores import stored_scores
+from cotdistill.learning.teacher_scores import Scorer, Teacher, shared_ids
 from cotdistill.learning.terms import OfflineKd, StepByStep, Terms
 from cotdistill.model import Model, load_model
 from cotdistill.progress import Bar
@@ -35,6 +38,9 @@ def open_objective(
         raise SetupError(f"{settings.objective} needs a teacher: name it with --teacher_model")
     def shown(row: Example) -> Example:
         return asked_with(prompts[row.question_id], row)
+
+    if placement.device_map == "cpu":  # where FSDP wants the student; the teacher is whole on each GPU
+        placement = msgspec.structs.replace(placement, device_map=None)
 
     read = [shown(row) for row in rows]
 

@@ -18,6 +18,7 @@ from cotdistill.engines.transformers_engine import TransformersEngine
 from cotdistill.example import Example, answer_tokens
 from cotdistill.learning.layout import ordered
 from cotdistill.learning.loss import AnswerLoss, without_dropout
+from cotdistill.learning.ranks import here
 from cotdistill.learning.teacher_scores import Scorer, Scores, together
 from cotdistill.learning.terms import Terms, apart, divergences
 from cotdistill.model import Model
@@ -49,14 +50,18 @@ class OnPolicy(Terms):
 
     def rows(self, rows: Sequence[Example], step: int) -> list[Example]:
         """The same rows, some with an answer that the student writes now; the teacher has scored all of them. What is
-        drawn depends on the seed and the step alone, so a training that is gone on with draws the same."""
-        chance = random.Random(f"{self._seed} {step}")
-        drawn = [i for i in range(len(rows)) if chance.random() < self._settings.student_share]
-        written = dict(zip(drawn, self._write([rows[i] for i in drawn], step), strict=True))
+        drawn depends on the seed, the step and the process alone, so a training that is gone on with draws the same.
+        Blank rows, which fill up the step of several processes, stay blank."""
+        chance = random.Random(f"{self._seed} {step} {here().rank}")
+        share = self._settings.student_share
+        drawn = [i for i, row in enumerate(rows) if chance.random() < share and answer_tokens(row)]
+        answers = self._write([rows[i] for i in drawn], step, chance.getrandbits(63))
+        written = dict(zip(drawn, answers, strict=True))
         now = [written.get(i, row) for i, row in enumerate(rows)]
         self._samples = {row.trace_id for row in written.values()}
-        scores = self._teacher.score([self._shown(row) for row in now])
-        self._scores = dict(zip((row.trace_id for row in now), scores, strict=True))
+        taught = [row for row in now if answer_tokens(row)]
+        scores = self._teacher.score([self._shown(row) for row in taught])
+        self._scores = dict(zip((row.trace_id for row in taught), scores, strict=True))
         return now
 
     def counts(self, rows: Sequence[Example]) -> list[int]:
@@ -65,7 +70,7 @@ class OnPolicy(Terms):
 
     def sums(self, model: Any, rows: Sequence[Example]) -> torch.Tensor:
         rows = ordered(rows)
-        scores = together([self._scores[row.trace_id] for row in rows])
+        scores = together([self._scores[row.trace_id] for row in rows if answer_tokens(row)])
         values = divergences(self._loss, model, rows, scores, self._settings.beta)
         return apart(values, [row.trace_id not in self._samples for row in rows], rows)
 
@@ -73,7 +78,7 @@ class OnPolicy(Terms):
         """Tokens count alike, whoever wrote them."""
         return per_token(counts.sum().expand_as(counts), torch.ones(len(counts), device=counts.device))
 
-    def _write(self, rows: Sequence[Example], step: int) -> list[Example]:
+    def _write(self, rows: Sequence[Example], step: int, seed: int) -> list[Example]:
         """An answer of the student's to the question of each row, cut at its end of turn."""
         if not rows:
             return []
@@ -82,7 +87,7 @@ class OnPolicy(Terms):
         sampling = Sampling(max_new_tokens=max(room, 1), do_sample=True, temperature=1.0)
         devices = [self._loss.device] if self._loss.device.type == "cuda" else []
         with self._loss.aside(), without_dropout(self._module), torch.random.fork_rng(devices):
-            torch.manual_seed(self._seed * 1_000_003 + step)
+            torch.manual_seed(seed)
             answers = self._writer.continued(prompts, sampling)
         stops = set(self._model.template.stop_ids)
         written = []

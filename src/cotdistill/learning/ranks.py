@@ -14,10 +14,13 @@ import signal
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import TypeVar
 
 import msgspec
 
 from cotdistill.errors import CotdistillError, SetupError, TrainingError, UsageError
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
 """How long one waits for another: while rank 0 fetches and converts a model, the others do nothing."""
@@ -98,6 +101,16 @@ class Ranks(msgspec.Struct, frozen=True):
     def told(self, value: int) -> int:
         """The first rank's value, in every process."""
         return self._gather(value)[0] if self.size > 1 else value
+
+    def shared(self, value: T) -> list[T]:
+        """What each process has, in all of them, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        with self.training():
+            values: list[T] = gather_object([value])
+        return values
 
     def alike(self, digest: str) -> None:
         """Raises ``SetupError`` where another process computed another digest (hex) of what it is to work on, as it

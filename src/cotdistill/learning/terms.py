@@ -85,7 +85,7 @@ class OfflineKd(Terms):
 
     def sums(self, model: Any, rows: Sequence[Example]) -> torch.Tensor:
         rows = ordered(rows)
-        ids, teacher = _on(together([self._scores(row) for row in rows]), self._loss.device)
+        ids, teacher = _on(together([self._scores(row) for row in rows if answer_tokens(row)]), self._loss.device)
 
         def term(logits: torch.Tensor, targets: torch.Tensor, here: slice) -> torch.Tensor:
             student = with_rest(log_probs(logits, ids[here]))

@@ -16,7 +16,7 @@ from cotdistill.learning.lesson import Lesson
 from cotdistill.learning.lint import LONGEST_ANSWER, check_packages
 from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
-from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
+from cotdistill.learning.scoring_teacher import ScoringTeacher, check_served, fitting
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, messages_for, user_text
 from cotdistill.question import Question
@@ -64,10 +64,12 @@ def run_train(
             raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
         ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
         check_packages(settings)
-        if ranks.first:
-            local_model(student, want="hf")  # pulled and converted before the others look for it
-        if settings.objective in TOKEN_LEVEL and ranks.size > 1:
-            raise UsageError(f"{settings.objective} is the work of one process; start it without a launcher")
+        if settings.objective == "on_policy":
+            _refuse_sharded()
+        if ranks.first:  # pulled and converted before the others look for them
+            local_model(student, want="hf")
+            fitting(teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code)
+    with ranks.together():
         teacher = fitting(
             teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
         )
@@ -93,7 +95,9 @@ def run_train(
         log.info("%s: already trained", output_dir)
         return manifest.facts(stage)
 
-    check_served(teacher, student, settings.top_k(settings.objective), trust_remote_code=trust_remote_code)
+    with ranks.together():
+        if ranks.first:
+            check_served(teacher, student, settings.top_k(settings.objective), trust_remote_code=trust_remote_code)
 
     from cotdistill.hardware import place
     from cotdistill.learning.objective_choice import open_objective
@@ -152,3 +156,10 @@ def run_train(
     manifest.finish(stage, **facts)
     shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)  # optimizer state, of use to a resume only
     return facts
+
+
+def _refuse_sharded() -> None:
+    from cotdistill.hardware import is_sharded
+
+    if is_sharded():
+        raise UsageError("on_policy writes text while it trains, with the whole student: launch it with ddp.yaml")
