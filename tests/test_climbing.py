@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
-from cotdistill.errors import ResumeError, SetupError, TrainingError
+from cotdistill.errors import ResumeError, SetupError, TrainingError, Unavailable
 from cotdistill.example import Example
 from cotdistill.journal import write_rows
 from cotdistill.recipe import decode_recipe
@@ -235,8 +235,36 @@ def test_other_settings_are_refused_and_more_rungs_are_not_while_it_is_owed(
 
 
 def test_a_ladder_where_no_rung_can_work_is_refused_before_the_teacher_is_asked(tiny, tmp_path, teacher):  # noqa: F811
-    with pytest.raises(SetupError, match=r"no rung of the ladder can work: .*cannot be reached"):
-        pipeline.run(
-            climbing(tiny, rungs=("on_policy",), server={"base_url": "http://127.0.0.1:9/v1"}), runs=tmp_path, quiet=True
-        )
+    with pytest.raises(SetupError, match=r"no rung of the ladder can work: on_policy: .* the same model"):
+        pipeline.run(climbing(tiny, rungs=("on_policy",)), runs=tmp_path, quiet=True)
     assert teacher == []
+
+
+def test_a_rung_whose_server_is_away_is_no_rung_that_cannot_work(
+    tiny, tmp_path, teacher, skilled, quick, monkeypatch  # noqa: F811
+):
+    skilled(**GOOD)
+    away = []
+
+    def check(*_, **__):
+        away.append(True)
+        raise Unavailable("cannot be reached")
+
+    monkeypatch.setattr(teaching, "fitting", lambda *_, **__: None)
+    monkeypatch.setattr(teaching, "check_served", check)
+    recipe = climbing(tiny, rungs=("sft", "on_policy"))
+    with pytest.raises(Unavailable):
+        pipeline.run(recipe, runs=tmp_path, quiet=True)
+    assert away
+    assert teacher == []
+    monkeypatch.setattr(teaching, "check_served", lambda *_, **__: None)
+    trained = quick[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(teaching, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(recipe, runs=tmp_path, quiet=True)
+    before = len(trained)
+    monkeypatch.setattr(teaching, "check_served", check)  # away again, and no longer needed
+    report = pipeline.run(recipe, runs=tmp_path, quiet=True)
+    assert "refused" not in [rung["outcome"] for rung in report.details["ladder"]["rungs"]]
+    assert len(trained) == before

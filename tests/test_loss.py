@@ -6,10 +6,11 @@ from torch.nn.functional import cross_entropy
 
 from conftest import make_examples, make_gpt2, make_model, make_windowed, on_cpu
 from cotdistill.adapter import attach
-from cotdistill.example import IGNORE, Example
+from cotdistill.example import IGNORE, Example, asked_with
 from cotdistill.learning import chunked
 from cotdistill.learning.chunked import nll
 from cotdistill.learning.loss import AnswerLoss, choose
+from cotdistill.learning.teacher_scores import Teacher
 from cotdistill.settings.lora import Lora
 
 WAYS = [{"packed": True, "chunked": True}, {"packed": False, "chunked": True}, {"packed": False, "chunked": False}]
@@ -112,6 +113,25 @@ def way_of(loss):
 def test_the_most_sparing_way_is_taken_where_it_agrees(tmp_path, make):
     model, module = adapted(make(tmp_path))
     assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=True)) == WAYS[0]
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(pack):
+    """Its logits are an eighth apart there, so no two ways to compute a loss agree to more than a few percent."""
+    from cotdistill.download import local_model
+    from cotdistill.hardware import Placement
+    from cotdistill.model import load_model
+
+    directory = local_model("smollm2-135m-instruct", want="hf")
+    model = load_model(directory, Placement("cpu", "bfloat16", False, None))
+    model.module.requires_grad_(False)
+    rows = make_examples(model, 4)
+    prompt = model.tokenizer("Add, one small step at a time, and write every step on a line of its own. " * 8).input_ids
+    shown = [asked_with([*prompt, *row.input_ids[: row.prompt_length]], row) for row in rows]
+    assert choose(model.module, rows, model.template.pad_id, pack=pack).packed == pack
+    teacher = Teacher(model, range(len(model.tokenizer)), 5, shown)
+    assert teacher._beginning
 
 
 def test_rows_are_padded_where_packing_is_not_wanted(tiny):

@@ -8,7 +8,7 @@ from conftest import make_model, on_cpu
 from cotdistill import pipeline
 from cotdistill.cli import app
 from cotdistill.engines.scripted import ScriptedEngine
-from cotdistill.errors import DataError, ResumeError, SetupError
+from cotdistill.errors import DataError, ResumeError, Unavailable
 from cotdistill.learning.teacher_scores import Teacher
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.recipe import decode_recipe
@@ -87,12 +87,12 @@ def test_on_policy_runs_with_the_teachers_weights_and_examples(tiny, other, tmp_
 
 
 @pytest.mark.parametrize("objective", ["on_policy", "offline_kd"])
-def test_a_server_that_gives_no_probabilities_is_refused_before_the_teacher_is_asked(tiny, tmp_path, monkeypatch, objective):
+def test_a_server_that_is_away_is_refused_before_the_teacher_is_asked(tiny, tmp_path, monkeypatch, objective):
     asked = ScriptedEngine(solve)
     monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: asked)
     plain = msgspec.to_builtins(with_objective(tiny, objective))
     plain["models"] |= {"engine": "openai_server", "server": {"base_url": "http://127.0.0.1:9/v1"}}
-    with pytest.raises(SetupError, match="cannot be reached"):
+    with pytest.raises(Unavailable, match="cannot be reached"):
         pipeline.run(decode_recipe(plain, "test"), runs=tmp_path, quiet=True)
     assert asked.requests == []
 

@@ -5,12 +5,19 @@ import pytest
 import torch
 
 from conftest import make_examples, make_model, on_cpu
+from cotdistill import pipeline
 from cotdistill.engines.server import Server
-from cotdistill.errors import ResumeError, SetupError
+from cotdistill.errors import ResumeError, SetupError, Unavailable
+from cotdistill.learning.layout import ordered
+from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.served_teacher import ServedTeacher
-from cotdistill.learning.teacher_scores import Teacher, shared_ids
+from cotdistill.learning.teacher_scores import UNNAMED, Teacher, shared_ids, together
+from cotdistill.learning.terms import divergences
+from cotdistill.recipe import decode_recipe
 from server_double import ServerDouble, fails
-from test_pipeline_objectives import SHOTS, command
+from test_loss import adapted
+from test_pipeline import teacher  # noqa: F401
+from test_pipeline_objectives import SHOTS, command, manifest, with_objective
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +30,9 @@ def no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def serving(directory, *, decoded=lambda text: text, more=0, most=20):
+def serving(directory, *, decoded=lambda text: text, more=0, most=20, cap=99):
     """A server that answers as vLLM does: the likeliest tokens of each place and, if it is not one of them, the one
-    that stands there. ``more`` ids beyond the tokenizer's are likelier than all others."""
+    that stands there. ``more`` ids beyond the tokenizer's are likelier than all others; ``cap`` are named at most."""
     model = on_cpu(directory)
 
     def behave(handler, body):
@@ -38,7 +45,7 @@ def serving(directory, *, decoded=lambda text: text, more=0, most=20):
         values = logits.log_softmax(dim=1)
         places = [None]
         for at, token in enumerate(body["prompt"][1:]):
-            ids = values[at].topk(body["prompt_logprobs"]).indices.tolist()
+            ids = values[at].topk(min(cap, body["prompt_logprobs"])).indices.tolist()
             ids += [] if token in ids else [token]
             places.append({
                 str(i): {"logprob": values[at, i].item(), "rank": 1, "decoded_token": decoded(model.tokenizer.decode([i]))}
@@ -58,9 +65,7 @@ def test_its_scores_are_those_of_its_weights(tiny, other):
     rows = make_examples(on_cpu(tiny), 5)[::-1]
     model = on_cpu(other)
     expected = Teacher(model, shared_ids(model.tokenizer, model.tokenizer), 5, rows).score(rows)
-    script = [fails(503), fails(500)]
-    with ServerDouble(script, by_body=lambda body: None) as double:
-        double.script = iter([*script, *[serving(other)] * len(rows)])
+    with ServerDouble([fails(503), fails(500), *[serving(other)] * len(rows)]) as double:
         found = served(double, tiny).score(rows)
     for one, wanted in zip(found, expected, strict=True):
         assert torch.equal(one.ids, wanted.ids)
@@ -73,14 +78,52 @@ def test_its_scores_are_those_of_its_weights(tiny, other):
     assert asked["max_tokens"] == 1
 
 
-def test_ids_that_the_student_lacks_leave_places_that_weigh_nothing(tiny, other):
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_ids_that_mean_something_else_are_left_out_and_an_equal_student_has_nothing_to_learn(tiny, beta):
+    model, module = adapted(tiny)  # whose adapter does something
+    rows = make_examples(model, 2)
+    sent = {model.tokenizer.decode([index]) for row in rows for index in row.input_ids}
+    with ServerDouble(by_body=lambda body: serving(tiny, decoded=lambda text: text if text in sent else "?")) as double:
+        scores = served(double, tiny).score(rows)
+    named = torch.cat([one.ids[one.log_probs > UNNAMED] for one in scores])
+    assert 0 < len(named) < sum(one.ids.numel() for one in scores)
+    assert {model.tokenizer.decode([index]) for index in named.tolist()} <= sent
+    lain = ordered(rows)
+    kept = together([scores[rows.index(row)] for row in lain])
+
+    def off(student):
+        with AnswerLoss(student, model.template.pad_id, packed=True, chunked=True) as loss:
+            return divergences(loss, student, lain, kept, beta)
+
+    assert off(on_cpu(tiny).module).abs().max() < 1e-5
+    assert off(module).mean() > 1e-4
+
+
+def test_ids_that_the_student_lacks_are_among_the_rest(tiny, other):
     rows = make_examples(on_cpu(tiny), 2)
     with ServerDouble(by_body=lambda body: serving(other, more=3)) as double:
         for one in served(double, tiny).score(rows):
             assert int(one.ids.max()) < len(on_cpu(tiny).tokenizer)
-            assert all(len(set(place)) == 5 for place in one.ids.tolist())
-            assert torch.isfinite(one.log_probs.float()).all()
-            assert one.log_probs[:, -1].max() <= -99
+            assert ((one.log_probs > UNNAMED).sum(dim=1) >= 2).all()
+            assert (one.log_probs[:, 3:] <= UNNAMED).all()
+
+
+def test_no_part_of_the_key_is_written_and_it_is_sent(tiny, other, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234")
+    rows = make_examples(on_cpu(tiny), 1)
+    with ServerDouble(key="sk-secret-1234", by_body=lambda body: serving(other, decoded=lambda t: "sk-secret-1234")) as d:
+        with pytest.raises(SetupError, match="to the teacher") as refused:
+            served(d, tiny).score(rows)
+        assert "secret" not in str(refused.value)
+
+
+def test_each_address_is_checked(tiny, other):
+    dumb = lambda handler, body: handler.reply(200, {"choices": [{"text": "x"}]})  # noqa: E731
+    with ServerDouble(by_body=lambda body: serving(other)) as one, ServerDouble(by_body=lambda body: dumb) as two:
+        teacher = ServedTeacher("big", Server((one.url, two.url)), on_cpu(tiny).tokenizer, 5, pause=0.01)
+        with pytest.raises(SetupError, match=f"{two.url}.*gives no probabilities"):
+            teacher.check()
+        assert len(one.bodies) == 1
 
 
 @pytest.mark.parametrize(
@@ -89,6 +132,8 @@ def test_ids_that_the_student_lacks_leave_places_that_weigh_nothing(tiny, other)
         (lambda other: serving(other, decoded=lambda text: f"{text}s"), "to the teacher and .* to the student"),
         (lambda other: serving(other, decoded=lambda text: None), "does not say what its tokens stand for"),
         (lambda other: serving(other, most=3), "greater than max allowed: 3; .*--max-logprobs 5"),
+        (lambda other: serving(other, cap=3), "names [34] tokens where 5 were asked for"),
+        (lambda other: lambda handler, body: handler.reply(200, {"choices": []}), "holds no answer"),
         (lambda other: lambda handler, body: handler.reply(200, {"choices": [{"text": "x"}]}), "gives no probabilities"),
         (lambda other: lambda handler, body: handler.reply(200, {"choices": [{"prompt_logprobs": [None]}]}),
          "it read 1 tokens where"),
@@ -98,9 +143,12 @@ def test_ids_that_the_student_lacks_leave_places_that_weigh_nothing(tiny, other)
     ],
 )  # fmt: skip
 def test_a_server_that_cannot_teach_is_refused(tiny, other, behaviour, said):
-    with ServerDouble(by_body=lambda body: behaviour(other)) as double, pytest.raises(SetupError, match=said):
-        served(double, tiny).check()
-    assert len(double.bodies) == 1  # it is asked once, not again and again
+    away = (SetupError, Unavailable)
+    with ServerDouble(by_body=lambda body: behaviour(other)) as double, pytest.raises(away, match=said) as refused:
+        served(double, tiny, retries=1).check()
+    again = refused.type is Unavailable
+    assert again == (said in ("not what it should be", "holds no answer", "the same command goes on"))
+    assert len(double.bodies) == 1 + again  # nothing is asked again that would be answered the same
 
 
 @pytest.mark.parametrize("objective", ["on_policy", "offline_kd"])
@@ -116,6 +164,9 @@ def test_the_command_trains_with_it(tiny, other, tmp_path, objective):
         assert all("2 + 1 = 3." in on_cpu(tiny).tokenizer.decode(body["prompt"]) for body in double.bodies[1:])
         assert command(tiny, tmp_path, *how).exit_code == 0
         assert len(double.bodies) == asked  # what is done asks nobody
+        if objective == "offline_kd":
+            assert command(tiny, tmp_path, *how, "--overwrite").exit_code == 0
+            assert len(double.bodies) == asked  # nor does a training whose scores are there
         refused = command(tiny, tmp_path, *how[:3], "bigger", *how[4:])
         assert isinstance(refused.exception, ResumeError)
     record = msgspec.json.decode((tmp_path / "out.manifest.json").read_bytes())["stages"]["train"]
@@ -131,3 +182,21 @@ def test_a_dry_run_asks_it_too(tiny, other, tmp_path):
     assert "max allowed: 3" in str(refused.exception)
     refused = command(tiny, tmp_path, "--objective", "offline_kd", "--base_url", "http://localhost:9/v1")
     assert "--base_url needs --teacher_model" in str(refused.exception)
+    refused = command(tiny, tmp_path, "--base_url", "http://localhost:9/v1")
+    assert "sft has no --base_url" in str(refused.exception)
+
+
+@pytest.mark.parametrize("objective", ["on_policy", "offline_kd"])
+def test_a_recipe_learns_from_it_and_from_no_server_that_cannot(tiny, other, tmp_path, teacher, objective):  # noqa: F811
+    plain = msgspec.to_builtins(with_objective(tiny, objective, **{objective: {"top_k": 5}}))
+    plain["models"]["engine"] = "openai_server"
+    with ServerDouble([serving(other, cap=2)], models=["big"], by_body=lambda body: None) as double:
+        double.by_body = lambda body: serving(other) if len(double.bodies) > 1 else None
+        plain["models"] |= {"teacher": "big", "server": {"base_url": double.url}}
+        with pytest.raises(SetupError, match=r"names [23] tokens where 5"):
+            pipeline.run(decode_recipe(plain, "test"), runs=tmp_path, quiet=True)
+        assert not (tmp_path / "tiny/2_traces.jsonl").exists()
+        pipeline.run(decode_recipe(plain, "test"), runs=tmp_path, quiet=True)
+    stage = manifest(tmp_path / "tiny")["train"]
+    assert stage["settings"]["teacher"] == {"name": "big", "hash": ""}
+    assert stage["facts"]["examples"] == 6

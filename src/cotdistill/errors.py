@@ -21,6 +21,10 @@ class SetupError(CotdistillError):
     """A model, package, directory or permission is not as the work needs it; raised before any work."""
 
 
+class Unavailable(CotdistillError):
+    """Another program that the work needs does not answer now; when it does, the same command goes on."""
+
+
 class DataError(CotdistillError):
     """A file of the user's or of ours cannot be read; names the file and, where there is one, the line."""
 

@@ -95,7 +95,10 @@ def train(
     teacher_model: Annotated[
         str | None, typer.Option("--teacher_model", help="on_policy, offline_kd: who scores each token.")
     ] = None,
-    base_url: o.BaseUrl = None,
+    base_url: Annotated[
+        list[str] | None,
+        typer.Option("--base_url", help="Server with the teacher that gives prompt_logprobs, as vLLM's; up to /v1."),
+    ] = None,
     concurrency: o.Concurrency = 16,
     timeout: o.Timeout = 600.0,
     api_key_env: o.ApiKeyEnv = None,
@@ -195,8 +198,9 @@ def train(
             "reject_on_student asks the student anew and needs the right answers: put it into a recipe for "
             "`cotdistill run`, or give the student to `generate` as --teacher_model and train on what `verify` keeps"
         )
-    if few_shot and settings.objective not in TOKEN_LEVEL:
-        raise UsageError(f"{settings.objective} has no --few_shot: its student learns from the traces alone")
+    for flag, value in (("--few_shot", few_shot), ("--base_url", base_url)):
+        if value and settings.objective not in TOKEN_LEVEL:
+            raise UsageError(f"{settings.objective} has no {flag}: its student learns from the traces alone")
     shots = load_few_shot(few_shot) if few_shot else ()
     record = output_dir.resolve().with_name(f"{output_dir.resolve().name}.manifest.json")
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file)

@@ -20,7 +20,7 @@ from cotdistill.engines.server import is_loopback
 from cotdistill.engines.server_reply import Again, Refused
 
 LARGEST_REPLY = 16 << 20
-"""Bytes. No answer within any token limit is as long; a server that goes on must not fill the memory."""
+"""Bytes. No text within any token limit is as long; a server that goes on must not fill the memory."""
 
 PATIENCE_TO_CONNECT = 20.0
 """Seconds."""
@@ -71,11 +71,14 @@ class Endpoint:
         self._all.append(client)
         return client
 
-    async def send(self, method: str, path: str, content: bytes = b"", *, timeout: float) -> Reception:
+    async def send(
+        self, method: str, path: str, content: bytes = b"", *, timeout: float, most: int | None = None
+    ) -> Reception:
         """Make a request; the whole reply within ``timeout`` seconds, however slowly it drips.
 
-        Raises ``Again`` where none came, ``Refused`` for one longer than ``LARGEST_REPLY``.
+        Raises ``Again`` where none came, ``Refused`` for one longer than ``LARGEST_REPLY`` and than ``most`` bytes.
         """
+        largest = max(LARGEST_REPLY, most or 0)
         client = self._connection()
         try:
             async with (
@@ -85,8 +88,8 @@ class Endpoint:
                 body = bytearray()
                 async for chunk in reply.aiter_raw():
                     body += chunk
-                    if len(body) > LARGEST_REPLY:
-                        raise Refused(f"the reply is longer than {LARGEST_REPLY >> 20} MiB")
+                    if len(body) > largest:
+                        raise Refused(f"the reply is longer than {largest >> 20} MiB")
                 return Reception(reply.status_code, reply.headers, bytes(body))
         except TimeoutError:
             raise Again(f"no whole answer within {timeout:g} s", busy=True) from None

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class OpenAIServerEngine:
-    """Requests are in flight, and made again after pauses, as ``attempts`` says; as many again wait for their turn.
+    """``Attempts`` decides how many requests are in flight and when one is made again; as many again wait their turn.
 
     Opening asks each address for its list of models: raises ``SetupError`` where the model is not on it, the key is
     refused or nobody answers.

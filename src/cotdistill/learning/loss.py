@@ -18,7 +18,7 @@ from cotdistill.errors import TrainingError
 from cotdistill.example import IGNORE, Example, after
 from cotdistill.learning.chunked import Term, each, nll
 from cotdistill.learning.fused_lora import fuse, restore
-from cotdistill.learning.layout import Batch, pack, pad, split
+from cotdistill.learning.layout import Batch, ordered, pack, pad, split
 from cotdistill.learning.packed_attention import LINE, NAME, register
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 TOKENS = 512
 """Tokens of a packed line: more take more memory and are hardly faster."""
 TOLERANCE = 1e-3
-"""Relative difference between two computations of one loss; in bf16 it is a few 1e-4."""
+"""How far a token's loss may lie from the model's own on average, as a share of the mean loss, or in nats where that is
+more; in the short formats, whose logits of 16 to 32 are a sixteenth to an eighth apart, ``SHORT_TOLERANCE`` nats."""
+LEAST_TOLERANCE = 1e-4
+SHORT_TOLERANCE = 0.1
 
 
 class AnswerLoss:
@@ -127,27 +130,29 @@ class AnswerLoss:
 def choose(
     module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool, beginning: SharedBeginning | None = None
 ) -> AnswerLoss:
-    """The most sparing loss that agrees with the model's own logits on the two shortest rows, which are whole here.
-    Raises ``TrainingError`` where none does."""
-    rows = sorted(examples, key=lambda example: len(example.input_ids))[:2]
+    """The most sparing loss that agrees with the model's own logits on the two shortest rows. They are given whole;
+    ``beginning`` is cut off here. Raises ``TrainingError`` where none agrees."""
+    rows = ordered(sorted(examples, key=lambda example: len(example.input_ids))[:2])
     given = [after(row, len(beginning.ids)) for row in rows] if beginning else rows
     head = _base(module).get_output_embeddings()
     frozen = not any(parameter.requires_grad for parameter in head.parameters())
     with without_dropout(module), torch.no_grad():
         # One row at a time, because all logits of a row are much: 600 MB for 1000 tokens of Qwen's vocabulary.
-        expected = sum(_own_loss(module, row, head.weight.device) for row in rows)
+        expected = torch.cat([_own_loss(module, row, head.weight.device) for row in rows])
+        allowed = _tolerance(expected, head.weight.dtype)
         for packed, chunked in ((True, True), (False, True), (False, False)):
             if (packed and not pack) or (chunked and not frozen):
                 continue
             loss = AnswerLoss(module, pad_id, packed=packed, chunked=chunked, beginning=beginning)
             try:
                 with loss:
-                    found = float(loss(module, given))
+                    found = loss.tokens(module, given)
+                off = float((found - expected).abs().mean()) if len(expected) else 0.0
             except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-                found, why = float("nan"), f"{type(error).__name__}: {error}"
+                off, why = float("nan"), f"{type(error).__name__}: {error}"
             else:
-                why = f"{found:.4f} nats instead of {expected:.4f}"
-            if abs(found - expected) <= TOLERANCE * abs(expected):
+                why = f"{off:.4f} nats a token from the model's own, which are {float(expected.mean()):.4f}"
+            if off <= allowed:
                 return loss
             how = "packed rows" if packed else "the chunked loss" if chunked else "the loss at answer positions"
             log.info("%s: not for this model (%s)", how, why)
@@ -164,11 +169,18 @@ def _base(module: Any) -> Any:
     return module.get_base_model() if hasattr(module, "get_base_model") else module
 
 
-def _own_loss(module: Any, example: Example, device: torch.device) -> float:
+def _tolerance(expected: torch.Tensor, dtype: torch.dtype) -> float:
+    if dtype in (torch.bfloat16, torch.float16):
+        return SHORT_TOLERANCE
+    return max(TOLERANCE * float(expected.mean()), LEAST_TOLERANCE) if len(expected) else 0.0
+
+
+def _own_loss(module: Any, example: Example, device: torch.device) -> torch.Tensor:
+    """-log p of each answer token, from all logits of the row."""
     batch = pad([example], 0)
-    logits = _forward(module, batch, device).float()
-    targets = batch.targets.to(device)
-    return float(cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"))
+    targets = batch.targets[0].to(device)
+    logits = _forward(module, batch, device)[0].float()
+    return cross_entropy(logits[targets != IGNORE], targets[targets != IGNORE], reduction="none")
 
 
 def _forward(

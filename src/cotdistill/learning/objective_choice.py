@@ -8,9 +8,10 @@ import msgspec
 
 from cotdistill.errors import SetupError
 from cotdistill.example import Example, asked_with
-from cotdistill.hardware import Placement
+from cotdistill.hardware import Placement, is_sharded
 from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.on_policy import OnPolicy
+from cotdistill.learning.ranks import here
 from cotdistill.learning.scoring_teacher import ScoringTeacher
 from cotdistill.learning.served_teacher import ServedTeacher
 from cotdistill.learning.stored_scores import stored_scores
@@ -36,27 +37,47 @@ def open_objective(
         return Terms
     if teacher is None:
         raise SetupError(f"{settings.objective} needs a teacher: name it with --teacher_model")
+    if is_sharded():  # the student then waits in main memory; the teacher is whole on each GPU
+        placement = msgspec.structs.replace(placement, device_map=None)
+
     def shown(row: Example) -> Example:
         return asked_with(prompts[row.question_id], row)
-
-    if placement.device_map == "cpu":  # where FSDP wants the student; the teacher is whole on each GPU
-        placement = msgspec.structs.replace(placement, device_map=None)
 
     read = [shown(row) for row in rows]
 
     def opened(k: int) -> Scorer:
         if teacher.server:
-            return ServedTeacher(teacher.model, teacher.server, model.tokenizer, k)
+            served = ServedTeacher(teacher.model, teacher.server, model.tokenizer, k)
+            served.check()
+            return served
         loaded = load_model(teacher.directory, placement, trust_remote_code=trust_remote_code)
         return Teacher(loaded, shared_ids(model.tokenizer, loaded.tokenizer), k, read)
 
     if settings.objective == "on_policy":
-        scorer = opened(settings.top_k("on_policy"))
+        with here().together():
+            scorer = opened(settings.top_k("on_policy"))
+            _refuse_too_long(scorer, rows, read, min(settings.on_policy.max_new_tokens, max_length), max_length)
         return partial(
             OnPolicy, model=model, teacher=scorer, settings=settings.on_policy, max_length=max_length,
             seed=settings.seed, shown=shown,
         )  # fmt: skip
     with Bar("teacher's scores", len(rows), quiet=quiet) as bar:
         k = settings.top_k("offline_kd")
-        scores = stored_scores(teacher.scores, read, teacher.key, k, opened, lambda rows: bar.step(by=rows))
+        scores = stored_scores(teacher.scores, read, teacher.scores_id, k, opened, lambda rows: bar.step(by=rows))
     return partial(OfflineKd, scores=lambda row: scores(shown(row)), weight=settings.offline_kd.weight)
+
+
+def _refuse_too_long(
+    teacher: Scorer, rows: Sequence[Example], read: Sequence[Example], new_tokens: int, max_length: int
+) -> None:
+    """Raise ``SetupError`` where a trace, or an answer that the student may write, does not fit into the teacher's
+    context behind its own prompt."""
+    longest = max(
+        max(len(own.input_ids), own.prompt_length + min(new_tokens, max_length - row.prompt_length))
+        for row, own in zip(rows, read, strict=True)
+    )
+    if longest > teacher.context:
+        raise SetupError(
+            f"the teacher may have to read {longest} tokens, and its context has {teacher.context}: lower "
+            "--max_new_tokens or --max_length, or show it fewer worked examples"
+        )

@@ -15,13 +15,13 @@ NAME = "cotdistill_packed"
 
 
 class Asking(NamedTuple):
-    """``asks`` and ``sees`` are pieces of the line, ``asked`` and ``seen`` so many tokens; what is asked is the end of
-    what is seen. The answers to the last ``own`` tokens count."""
+    """The pieces of the line that a row ``asks`` for and those that it ``sees``, of which they are the end, and how
+    many tokens each are. The answers to the last ``own`` tokens count."""
 
     asks: list[int]
     sees: list[int]
-    asked: int
-    seen: int
+    asked_tokens: int
+    seen_tokens: int
     own: int
 
 
@@ -34,14 +34,14 @@ class Line:
 
     def __init__(self) -> None:
         self._lengths: list[int] = []
-        self._cached = False
+        self._cached_pieces = 0
         self._rows: list[Asking] = []
-        self._masks: dict[tuple[int, int, int], torch.Tensor | None] = {}
+        self._masks: dict[tuple[int, int, int], torch.Tensor] = {}
 
     def lay(self, rows: tuple[Row, ...], before: int = 0) -> None:
         """Get ready for a line of these rows, with ``before`` tokens in the cache."""
         cached = ((-before, 0),) if before else ()
-        self._cached = bool(before)
+        self._cached_pieces = len(cached)
         cuts = sorted({place for row in rows for ends in (*cached, *row.whole) for place in ends})
         self._lengths = [stop - start for start, stop in pairwise(cuts)]
         at = {place: i for i, place in enumerate(cuts)}
@@ -64,10 +64,11 @@ class Line:
         """``query`` is (1, heads, line, width); ``key`` and ``value`` are (1, heads, cached + line, width) and may have
         fewer heads, each for several of the query's. Returns (1, line, heads, width)."""
         keys, values = (torch.split(tensor, self._lengths, dim=2) for tensor in (key, value))
-        queries = [*keys[: self._cached], *torch.split(query, self._lengths[self._cached :], dim=2)]
+        asked = torch.split(query, self._lengths[self._cached_pieces :], dim=2)
+        queries = [*keys[: self._cached_pieces], *asked]  # nobody asks for what is cached: it keeps the places
         answers = []
         for row in self._rows:
-            mask = self._mask(row.asked, row.seen, sliding_window or row.seen)
+            mask = self._mask(row.asked_tokens, row.seen_tokens, sliding_window or row.seen_tokens)
             answers.append(scaled_dot_product_attention(
                 _joined([queries[i] for i in row.asks]),
                 _joined([keys[i] for i in row.sees]),
@@ -78,8 +79,8 @@ class Line:
         return _joined(answers).transpose(1, 2).contiguous(), None
 
     def _mask(self, asked: int, seen: int, window: int) -> torch.Tensor | None:
-        """(asked, seen), true where a token sees another: none that comes later, none ``window`` tokens back. None for
-        the plain causal one."""
+        """(asked, seen), true where a token sees another: none that comes later, none ``window`` or more tokens before
+        it. None for the plain causal one."""
         if asked == seen <= window:
             return None
         key = asked, seen, window

@@ -44,7 +44,7 @@ class ScoringTeacher(msgspec.Struct, frozen=True):
         return {"name": Path(self.model).name, "hash": model_hash(self.directory)}
 
     @property
-    def key(self) -> str:
+    def scores_id(self) -> str:
         """What scores on disk are known by."""
         return f"server:{self.model}" if self.server else model_hash(self.directory)
 

@@ -8,7 +8,9 @@ student's is found out at the first reply. vLLM has it from its own numbers, bef
 at most unless it was started with ``--max-logprobs``.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+import weakref
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,15 +22,16 @@ from cotdistill.engines.background import Background
 from cotdistill.engines.endpoint import Endpoint, Tickets
 from cotdistill.engines.server import Server
 from cotdistill.engines.server_reply import Again, Refused, failure, said
-from cotdistill.errors import SetupError
+from cotdistill.errors import SetupError, Unavailable
 from cotdistill.example import Example, answer_tokens
 from cotdistill.learning.relation import tokens_of
-from cotdistill.learning.teacher_scores import Scores
+from cotdistill.learning.teacher_scores import UNNAMED, Scores
+from cotdistill.shown import one_line
 
-NOWHERE = -100.0
-"""Log-probability of the tokens that fill up a place for which the server names fewer than ``k``."""
 PROBE = "Ann has 12 apples and buys 7 more. 12 + 7 = 19."
 ASKED = "on_policy and offline_kd need a server that gives prompt_logprobs, as vLLM's does"
+TOKEN_BYTES = 128
+"""What a server may write for one token of one place."""
 
 
 class _Token(msgspec.Struct):
@@ -54,30 +57,43 @@ class ServedTeacher:
     def __init__(self, model: str, server: Server, tokenizer: Any, k: int, *, pause: float = 1.0) -> None:
         tokens = tokens_of(tokenizer)
         self._readable = frozenset((tokens.text | tokens.added).values())
-        self._model, self._server, self._tokenizer = model, server, tokenizer
+        self._alike: dict[tuple[int, str], bool] = {}
+        self._model, self._server, self._tokenizer, self._pause = model, server, tokenizer, pause
         self._k = min(k, len(self._readable))
         self._attempts = Attempts(server, pause=pause)
-        self.at_once = server.concurrency * len(server.urls)
+        self._background = Background()
+        self._tickets: Tickets | None = None
+        weakref.finalize(self, self._background.stop)
+        self.context = sys.maxsize  # the server says when it is too much
+        self.at_once = 4 * server.concurrency * len(server.urls)
 
     def check(self) -> None:
-        """Raise ``SetupError`` where the server gives no probabilities or its model has other tokens."""
-        once = msgspec.structs.replace(self._server, retries=0)
+        """Raise ``SetupError`` where the server, at any of its addresses, gives no probabilities or its model has other
+        tokens, ``Unavailable`` where it does not answer."""
         ids = self._tokenizer(PROBE, add_special_tokens=False).input_ids
-        ServedTeacher(self._model, once, self._tokenizer, self._k).score([Example("probe", "probe", ids, 1)])
+        for url in self._server.urls:
+            one = msgspec.structs.replace(self._server, base_url=url, retries=min(self._server.retries, 1))
+            ServedTeacher(self._model, one, self._tokenizer, self._k, pause=self._pause).score(
+                [Example("probe", "probe", ids, 1)]
+            )
 
     def score(self, rows: Sequence[Example]) -> list[Scores]:
-        """Scores of each row, in their order. Raises ``SetupError`` where the server does not give them."""
-        with Background() as background:
-            tickets = background.submit(self._attempts.tickets(background)).result()
-            asked = [background.submit(self._scores(tickets, row)) for row in rows]
-            try:
-                return [one.result() for one in asked]
-            except Again as error:
-                raise SetupError(f"{error}; when the server is well again, the same command goes on") from error
-            except Refused as error:
-                raise SetupError(
-                    f"{error}; {ASKED}, started with --max-logprobs {self._k} or more and room for the longest row"
-                ) from error
+        """Scores of each row, in their order. Raises ``SetupError`` where the server does not give them, and
+        ``Unavailable`` where it does not answer."""
+        if self._tickets is None:
+            self._tickets = self._background.submit(self._attempts.tickets(self._background)).result()
+        asked = [self._background.submit(self._scores(self._tickets, row)) for row in rows]
+        try:
+            return [one.result() for one in asked]
+        except Again as error:
+            raise Unavailable(f"{error}; when the server is well again, the same command goes on") from error
+        except Refused as error:
+            raise SetupError(
+                f"{error}; {ASKED}, started with --max-logprobs {self._k} or more and room for the longest row"
+            ) from error
+        finally:
+            for one in asked:
+                one.cancel()
 
     async def _scores(self, tickets: Tickets, row: Example) -> Scores:
         return await self._attempts.get(tickets, partial(self._exchange, row))
@@ -87,45 +103,61 @@ class ServedTeacher:
             "model": self._model, "prompt": row.input_ids, "max_tokens": 1, "temperature": 0.0,
             "prompt_logprobs": self._k, "stream": False,
         })  # fmt: skip
-        got = await endpoint.send("POST", "/completions", question, timeout=self._server.timeout)
+        most = (len(row.input_ids) + 1) * (self._k + 1) * TOKEN_BYTES
+        got = await endpoint.send("POST", "/completions", question, timeout=self._server.timeout, most=most)
         if got.status != 200:
             raise failure(got.status, got.headers, got.body, self._attempts.hide)
-        try:
-            choice = msgspec.json.decode(got.body, type=_Answer).choices[0]
-        except (msgspec.MsgspecError, ValueError, RecursionError, IndexError) as error:
-            body = said(got.body, self._attempts.hide)
-            raise Again(f"the reply is not what it should be ({error}): {body}") from None
-        if choice.prompt_logprobs is None:
+        places = self._places(got.body)
+        if places is None:
             raise SetupError(f"it gives no probabilities of what it reads; {ASKED}")
-        if len(choice.prompt_logprobs) != len(row.input_ids):
-            raise SetupError(
-                f"it read {len(choice.prompt_logprobs)} tokens where {len(row.input_ids)} were sent; {ASKED}"
-            )
-        places = [place or {} for place in choice.prompt_logprobs]
+        if len(places) != len(row.input_ids):
+            raise SetupError(f"it read {len(places)} tokens where {len(row.input_ids)} were sent; {ASKED}")
         self._refuse_others(row.input_ids, places)
         return self._likeliest(places[len(places) - answer_tokens(row) :])
 
-    def _refuse_others(self, ids: Sequence[int], places: Sequence[_Place]) -> None:
-        """Ids stand for the same in teacher and student. What is a part of a character stands for nothing alone."""
-        said = {index: places[at][index].decoded_token for at, index in enumerate(ids) if index in places[at]}
-        ours = {index: self._tokenizer.decode([index]) for index in said}
-        known = {index for index, theirs in said.items() if theirs and "\ufffd" not in theirs + ours[index]}
-        others = [index for index in known if (said[index] or "").strip() != ours[index].strip()]
-        if others or not known:
-            why = (
-                f"token {others[0]} is {said[others[0]]!r} to the teacher and {ours[others[0]]!r} to the student"
-                if others else "it does not say what its tokens stand for"
-            )  # fmt: skip
-            raise SetupError(f"{why}: a loss on tokens needs a teacher with the student's; use sft")
+    def _places(self, body: bytes) -> list[_Place] | None:
+        try:
+            choices = msgspec.json.decode(body, type=_Answer).choices
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            why = said(body, self._attempts.hide)
+            raise Again(f"the reply is not what it should be ({error}): {why}") from None
+        if not choices:
+            raise Again(f"the reply holds no answer: {said(body, self._attempts.hide)}")
+        given = choices[0].prompt_logprobs
+        return None if given is None else [place or {} for place in given]
 
-    def _likeliest(self, places: Sequence[Mapping[int, _Token]]) -> Scores:
-        ids = torch.empty(len(places), self._k, dtype=torch.int32)
-        values = torch.full((len(places), self._k), NOWHERE, dtype=torch.float16)
+    def _refuse_others(self, ids: Sequence[int], places: Sequence[_Place]) -> None:
+        """Ids that the student sent must stand for the same in the teacher."""
+        named = {index: places[at][index].decoded_token for at, index in enumerate(ids) if index in places[at]}
+        if not any(named.values()):
+            raise SetupError(f"it does not say what its tokens stand for; {ASKED}")
+        for index, theirs in named.items():
+            if not self._means_the_same(index, theirs):
+                ours = one_line(self._tokenizer.decode([index]))
+                other = one_line(self._attempts.hide(theirs or ""))[:40]
+                raise SetupError(
+                    f"token {index} is {other!r} to the teacher and {ours!r} to the student: a loss on tokens needs a "
+                    "teacher with the student's; use sft"
+                )
+
+    def _means_the_same(self, index: int, theirs: str | None) -> bool:
+        """What is a part of a character stands for nothing alone, and cannot be told apart."""
+        key = index, theirs or ""
+        if key not in self._alike:
+            ours = str(self._tokenizer.decode([index]))
+            part = "\ufffd" in ours and "\ufffd" in key[1]
+            self._alike[key] = index in self._readable and (part or ours.strip() == key[1].strip())
+        return self._alike[key]
+
+    def _likeliest(self, places: Sequence[_Place]) -> Scores:
+        ids = torch.zeros(len(places), self._k, dtype=torch.int32)
+        values = torch.full((len(places), self._k), UNNAMED, dtype=torch.float16)
         for at, place in enumerate(places):
-            known = sorted(self._readable & place.keys(), key=lambda index: -place[index].logprob)[: self._k]
-            for column, index in enumerate(known):
-                values[at, column] = max(place[index].logprob, NOWHERE)
-            unnamed = (index for index in self._readable if index not in place)
-            known += [next(unnamed) for _ in range(self._k - len(known))]
-            ids[at] = torch.tensor(known, dtype=torch.int32)
+            if len(place) < self._k:
+                raise SetupError(f"it names {len(place)} tokens where {self._k} were asked for; lower --top_k")
+            shared = [index for index, token in place.items() if self._means_the_same(index, token.decoded_token)]
+            likeliest = sorted(shared, key=lambda index: -place[index].logprob)[: self._k]
+            for column, index in enumerate(likeliest):
+                ids[at, column] = index
+                values[at, column] = max(place[index].logprob, UNNAMED)
         return Scores(ids, values)

@@ -24,8 +24,13 @@ AT_ONCE = 8
 """Rows computed together."""
 
 
+UNNAMED = -100.0
+"""The log-probability of a column that names no token, and the least there is."""
+
+
 class Scores(NamedTuple):
-    """``ids`` (n, k) and their ``log_probs`` (n, k) at n answer tokens, likeliest first."""
+    """``ids`` (n, k) and their ``log_probs`` (n, k) at n answer tokens, likeliest first. Where fewer are known the last
+    columns are ``UNNAMED``."""
 
     ids: torch.Tensor
     log_probs: torch.Tensor
@@ -45,10 +50,14 @@ def together(scores: Sequence[Scores]) -> Scores:
 
 
 class Scorer(Protocol):
-    """Who says how likely each token of a row is. ``at_once`` rows are a good measure for it."""
+    """Who says how likely each token of a row is. It is best given ``at_once`` rows together, none of more tokens than
+    its ``context``."""
 
     @property
     def at_once(self) -> int: ...
+
+    @property
+    def context(self) -> int: ...
 
     def score(self, rows: Sequence[Example]) -> list[Scores]: ...
 
@@ -62,7 +71,7 @@ class Teacher:
 
     def __init__(self, model: Model, shared: Iterable[int], k: int, examples: Sequence[Example]) -> None:
         self._module = model.module.requires_grad_(False)
-        self._context = model.context_length
+        self.context = model.context_length
         self._readable = frozenset(shared)
         self._k = min(k, len(self._readable))
         self._loss: AnswerLoss = choose(
@@ -79,10 +88,10 @@ class Teacher:
         for row in rows:
             if not self._readable.issuperset(row.input_ids):
                 raise TrainingError(f"{row.trace_id}: it holds a token that the teacher does not know")
-            if len(row.input_ids) > self._context:
+            if len(row.input_ids) > self.context:
                 raise TrainingError(
-                    f"{row.trace_id} has {len(row.input_ids)} tokens, the teacher's context {self._context}; "
-                    "lower --max_length"
+                    f"{row.trace_id} has {len(row.input_ids)} tokens with the teacher's prompt, the teacher's context "
+                    f"{self.context}; lower --max_length, or show fewer worked examples"
                 )
         begun = self._beginning
         if begun and all(begun.begins(row.input_ids[: row.prompt_length]) for row in rows):

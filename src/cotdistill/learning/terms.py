@@ -14,7 +14,7 @@ import torch
 from cotdistill.example import Example, answer_tokens
 from cotdistill.learning.layout import ordered
 from cotdistill.learning.loss import AnswerLoss
-from cotdistill.learning.teacher_scores import Scores, ScoresOf, together
+from cotdistill.learning.teacher_scores import UNNAMED, Scores, ScoresOf, together
 from cotdistill.objectives import generalised_jsd, kl, log_probs, nll, per_token, with_rest
 
 
@@ -88,7 +88,7 @@ class OfflineKd(Terms):
         ids, teacher = _on(together([self._scores(row) for row in rows if answer_tokens(row)]), self._loss.device)
 
         def term(logits: torch.Tensor, targets: torch.Tensor, here: slice) -> torch.Tensor:
-            student = with_rest(log_probs(logits, ids[here]))
+            student = _known(logits, ids[here], teacher[here])
             return torch.stack([nll(logits, targets), kl(with_rest(teacher[here]), student)], dim=1)
 
         return self._loss.each(model, rows, term, 2).sum(dim=0)
@@ -104,10 +104,15 @@ def divergences(
     ids, teacher = _on(scores, loss.device)
 
     def term(logits: torch.Tensor, targets: torch.Tensor, here: slice) -> torch.Tensor:
-        student = with_rest(log_probs(logits, ids[here]))
+        student = _known(logits, ids[here], teacher[here])
         return generalised_jsd(with_rest(teacher[here]), student, beta)[:, None]
 
     return loss.each(model, rows, term, 1)[:, 0]
+
+
+def _known(logits: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The student's log-probabilities (n, k + 1) of the tokens that the teacher names, and of all others."""
+    return with_rest(log_probs(logits, ids).masked_fill(teacher <= UNNAMED, UNNAMED))
 
 
 def apart(values: torch.Tensor, first: Sequence[bool], rows: Sequence[Example]) -> torch.Tensor:

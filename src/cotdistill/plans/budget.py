@@ -88,10 +88,9 @@ def assumptions(recipe: Recipe, sample: Sample) -> list[str]:
     tried = _rungs(recipe, sample.relation) if recipe.train.objective == "auto" else recipe.train.tried
     said = ["the student writes answers as long as its traces, at the pace of the base"]
     if {"on_policy", "offline_kd"} & {*tried}:
-        said.append(
-            "the teacher's server reads as fast as the student does here" if recipe.models.server else
-            f"the teacher, {sample.teacher_size:.1f} times the student's size, reads as many times as slowly as it"
-        )  # fmt: skip
+        size = f"the teacher, {sample.teacher_size:.1f} times the student's size, reads as many times as slowly as it"
+        served = "the teacher's server gives prompt_logprobs, and reads as fast as the student does here"
+        said.append(served if recipe.models.server else size)
     if "on_policy" in tried:
         said.append("in training the student writes at the pace and length of the base's answers")
     if "reject_on_student" in tried:

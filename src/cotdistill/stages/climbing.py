@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.errors import CotdistillError, ResumeError, TrainingError
+from cotdistill.errors import CotdistillError, ResumeError, TrainingError, Unavailable
 from cotdistill.learning.ladder import (
     BASE,
     SHORT_NAME,
@@ -67,7 +67,8 @@ def climb(job: Climb) -> Ladder:
     base = _asked(job, BASE, None)
     fates: dict[OneObjective, tuple[Outcome, str]] = {}
     for name in rungs:
-        if why := refusal(job.refuse, name):
+        begun = any(job.manifest.done(f"train/{RUNGS}/{name}{ending}") for ending in ("", SHORT_NAME))
+        if not begun and (why := refusal(job.refuse, name)):
             fates[name] = ("refused", why)
     short: dict[OneObjective, Marks] = {}
     epochs = short_of(whole)
@@ -95,9 +96,11 @@ def climb(job: Climb) -> Ladder:
 
 
 def refusal(refuse: Callable[[OneObjective], object], name: OneObjective) -> str:
-    """Why an objective cannot work, "" where it can."""
+    """Why an objective cannot work, "" where it can. Raises ``Unavailable`` where that cannot be told now."""
     try:
         refuse(name)
+    except Unavailable:
+        raise
     except CotdistillError as error:
         return str(error)
     return ""
@@ -127,7 +130,7 @@ def _round(
         try:
             job.train(settings, job.directory / RUNGS / label, f"train/{RUNGS}/{label}")
             found[name] = _asked(job, label, job.directory / RUNGS / label / "adapter")
-        except ResumeError:
+        except (ResumeError, Unavailable):
             raise  # the user's to decide, and true of the other rungs too
         except Exception as error:  # a model or a library that fails in its own way is a row of the ladder
             said = str(error) if isinstance(error, CotdistillError) else f"{type(error).__name__}: {error}"

@@ -49,7 +49,7 @@ class Teaching(msgspec.Struct, frozen=True):
     def refuse(self, objective: Objective) -> None:
         """An objective that cannot work is refused before the teacher is asked; a ladder where no rung can."""
         models = self.recipe.models
-        if objective == "auto":
+        if objective == "auto" and not self.manifest.done("generate"):
             reasons = [refusal(self.refuse, rung) for rung in self.recipe.train.auto.rungs]
             if all(reasons):
                 raise SetupError(f"no rung of the ladder can work: {'; '.join(reasons)}")
@@ -58,7 +58,9 @@ class Teaching(msgspec.Struct, frozen=True):
         if objective in TOKEN_LEVEL:  # reading tokens takes seconds
             trust, k = models.trust_remote_code, self.recipe.train.top_k(objective)
             fitting(self._scorer, models.student, objective, shown=bool(self.shots), trust_remote_code=trust)
-            check_served(self._scorer, models.student, k, trust_remote_code=trust)
+            # With offline_kd it may be gone by then: all its scores may be there.
+            if objective == "on_policy" or not self.manifest.done("generate"):
+                check_served(self._scorer, models.student, k, trust_remote_code=trust)
 
     def train(self, settings: TrainSettings, adapter: Path, examples: Path, stage: str) -> Mapping[str, object]:
         """One student; returns the facts of its stage."""

@@ -16,7 +16,7 @@ from cotdistill.learning.lesson import Lesson
 from cotdistill.learning.lint import LONGEST_ANSWER, check_packages
 from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
-from cotdistill.learning.scoring_teacher import ScoringTeacher, check_served, fitting
+from cotdistill.learning.scoring_teacher import ScoringTeacher, fitting
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, messages_for, user_text
 from cotdistill.question import Question
@@ -95,10 +95,6 @@ def run_train(
         log.info("%s: already trained", output_dir)
         return manifest.facts(stage)
 
-    with ranks.together():
-        if ranks.first:
-            check_served(teacher, student, settings.top_k(settings.objective), trust_remote_code=trust_remote_code)
-
     from cotdistill.hardware import place
     from cotdistill.learning.objective_choice import open_objective
     from cotdistill.model import load_model
@@ -122,8 +118,8 @@ def run_train(
             manifest.begin(stage, engine=f"transformers, {placement.numbers()}")
     if lesson.examples.too_long:
         log.warning("%d examples exceed %d tokens and were left out", len(lesson.examples.too_long), max_length)
-    scored = pairs if teacher else ()
-    asked = {q.id: model.template.prompt_ids(messages_for(q, system_prompt, shots)) for _, q, _ in scored}
+    questions = {question.id: question for _, question, _ in pairs} if teacher else {}
+    asked = {id_: model.template.prompt_ids(messages_for(one, system_prompt, shots)) for id_, one in questions.items()}
     objective = open_objective(
         settings, model, rows, teacher, max_length=max_length, placement=placement, prompts=asked,
         trust_remote_code=trust_remote_code, quiet=quiet,
