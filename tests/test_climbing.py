@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
-from cotdistill.errors import ResumeError, SetupError, TrainingError, Unavailable
+from cotdistill.errors import ResumeError, ServerAway, SetupError, TrainingError
 from cotdistill.example import Example
 from cotdistill.journal import write_rows
 from cotdistill.recipe import decode_recipe
@@ -248,12 +248,12 @@ def test_a_rung_whose_server_is_away_is_no_rung_that_cannot_work(
 
     def check(*_, **__):
         away.append(True)
-        raise Unavailable("cannot be reached")
+        raise ServerAway("cannot be reached")
 
     monkeypatch.setattr(teaching, "fitting", lambda *_, **__: None)
     monkeypatch.setattr(teaching, "check_served", check)
     recipe = climbing(tiny, rungs=("sft", "on_policy"))
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServerAway):
         pipeline.run(recipe, runs=tmp_path, quiet=True)
     assert away
     assert teacher == []

@@ -33,7 +33,7 @@ WATCHED = """
 import os, sys, time
 def note(event, values):
     if event == "open" and (values[2] or 0) & (os.O_WRONLY | os.O_RDWR) or event in ("os.mkdir", "os.rename"):
-        if "results" in str(values[0]) and "checkpoints" not in str(values[0]):
+        if ("results" in str(values[0]) or "scores" in str(values[0])) and "checkpoints" not in str(values[0]):
             os.write(log, f"{os.environ['RANK']} {values[0]}\\n".encode())
 if "RANK" in os.environ:
     log = os.open(os.environ["WRITES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -6,8 +6,14 @@ import sys
 
 import pytest
 
-from conftest import make_model
+from conftest import make_examples, make_model
+from cotdistill.learning.loss import AnswerLoss
+from cotdistill.learning.on_policy import OnPolicy
+from cotdistill.learning.order import blank
+from cotdistill.learning.ranks import Ranks
 from test_distributed import command, farthest, finish, free_port, launch, launcher, project, start  # noqa: F401
+from test_loss import adapted
+from test_on_policy import Likes, settings
 
 
 def test_two_processes_train_step_by_step_as_one_does(project):  # noqa: F811
@@ -33,6 +39,7 @@ def test_two_processes_share_the_teachers_work_and_train_as_one_does(project, ob
     if not teacher.exists():
         make_model(teacher, seed=7)
     words = {"objective": objective, "teacher_model": "models/teacher", "top_k": 8, "num_epochs": 2, **words}
+    words["limit"] = 9  # of the second step, a single row, the second process has none
     scores = [project / f"data/cot.scores.{ending}" for ending in ("json", "safetensors")]
     code, _, err = finish(start(project, [sys.executable, *command("alone", **words)]))
     assert code == 0, err
@@ -45,8 +52,9 @@ def test_two_processes_share_the_teachers_work_and_train_as_one_does(project, ob
     assert code == 0, err
     if objective == "offline_kd":
         assert json.loads(scores[0].read_bytes())["rows"].keys() == json.loads(alone[0])["rows"].keys()
-        written = (project / "writes").read_text()
-        assert "1 " not in {line[:2] for line in written.splitlines()}  # the second process writes nothing
+        written = (project / "writes").read_text().splitlines()
+        assert any(line.startswith("0 ") and "scores" in line for line in written)
+        assert not any(line.startswith("1 ") for line in written)  # the second process writes nothing
         code, _, err = launch(project, command("again", **words))  # which has nothing left to score
         assert code == 0, err
         assert farthest(project / "results/shared", project / "results/again") < 1e-6
@@ -61,6 +69,21 @@ def test_two_processes_share_the_teachers_work_and_train_as_one_does(project, ob
     for name in ("alone", "shared", "again"):
         shutil.rmtree(project / f"results/{name}", ignore_errors=True)
         (project / f"results/{name}.manifest.json").unlink(missing_ok=True)
+
+
+def test_what_is_drawn_depends_on_the_process(tiny, monkeypatch):
+    model, module = adapted(tiny)
+    rows = [*make_examples(model, 4), blank(model.template.pad_id)]
+    terms = OnPolicy(
+        AnswerLoss(module, model.template.pad_id, packed=True, chunked=True), module, model=model, teacher=Likes(),
+        settings=settings(), max_length=300, seed=1,
+    )  # fmt: skip
+    first = terms.rows(rows, 1)
+    monkeypatch.setattr("cotdistill.learning.on_policy.here", lambda: Ranks(1, 1))
+    second = terms.rows(rows, 1)
+    assert first[-1] == second[-1] == rows[-1]  # what fills the step up stays blank
+    assert terms.counts(second)[0] == 0
+    assert all(one.input_ids != other.input_ids for one, other in zip(first[:4], second[:4], strict=True))
 
 
 def test_each_process_writes_answers_of_its_own(project):  # noqa: F811

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from conftest import make_examples, make_gpt2, make_model, make_windowed, on_cpu
 from cotdistill.adapter import attach
 from cotdistill.example import IGNORE, Example, asked_with
-from cotdistill.learning import chunked
+from cotdistill.learning import chunked, teacher_scores
 from cotdistill.learning.chunked import nll
 from cotdistill.learning.loss import AnswerLoss, choose
 from cotdistill.learning.teacher_scores import Teacher
@@ -117,7 +117,7 @@ def test_the_most_sparing_way_is_taken_where_it_agrees(tmp_path, make):
 
 @pytest.mark.real_model
 @pytest.mark.parametrize("pack", [True, False])
-def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(pack):
+def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(pack, monkeypatch):
     """Its logits are an eighth apart there, so no two ways to compute a loss agree to more than a few percent."""
     from cotdistill.download import local_model
     from cotdistill.hardware import Placement
@@ -130,6 +130,7 @@ def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(pack):
     prompt = model.tokenizer("Add, one small step at a time, and write every step on a line of its own. " * 8).input_ids
     shown = [asked_with([*prompt, *row.input_ids[: row.prompt_length]], row) for row in rows]
     assert choose(model.module, rows, model.template.pad_id, pack=pack).packed == pack
+    monkeypatch.setattr(teacher_scores, "choose", lambda *given, **more: choose(*given, **{**more, "pack": pack}))
     teacher = Teacher(model, range(len(model.tokenizer)), 5, shown)
     assert teacher._beginning
 
@@ -137,6 +138,22 @@ def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(pack):
 def test_rows_are_padded_where_packing_is_not_wanted(tiny):
     model, module = adapted(tiny)
     assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=False)) == WAYS[1]
+
+
+def test_a_model_in_16_bits_that_caps_its_logits_gets_the_loss_of_those_too(tiny, monkeypatch):
+    model = on_cpu(tiny)
+    model.module.lm_head.weight.data.mul_(40)
+    module = model.module.to(torch.bfloat16).requires_grad_(False)
+    assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=False)) == WAYS[1]
+    own = module.forward
+
+    def capped(*given, **more):
+        output = own(*given, **more)
+        output.logits = 4 * torch.tanh(output.logits / 4)
+        return output
+
+    monkeypatch.setattr(module, "forward", capped)
+    assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=False)) == WAYS[2]
 
 
 def test_a_model_that_caps_its_logits_gets_the_loss_of_those(tiny, monkeypatch):

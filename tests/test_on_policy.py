@@ -22,6 +22,8 @@ LETTER = 65
 class Likes:
     """A teacher that wants one token, whatever stands before it."""
 
+    readable = range(1 << 20)
+
     def score(self, rows):
         lengths = [len(row.input_ids) - row.prompt_length for row in rows]
         return [Scores(torch.full((n, 1), LETTER).int(), torch.full((n, 1), -0.01).half()) for n in lengths]
@@ -92,6 +94,24 @@ def test_the_teacher_reads_its_own_prompt_and_the_same_answers(tiny):
     assert 0 < sum(row is not trace for row, trace in zip(rows, traces, strict=True)) < 4
     assert [row.input_ids for row in read] == [[*examples, *row.input_ids] for row in rows]
     assert [row.prompt_length for row in read] == [3 + row.prompt_length for row in rows]
+
+
+def test_an_answer_ends_before_an_id_that_the_teacher_cannot_read(tiny):
+    model, module = adapted(tiny)
+    traces = make_examples(model, 4)
+    terms = OnPolicy(
+        AnswerLoss(module, model.template.pad_id, packed=True, chunked=True), module, model=model, teacher=Likes(),
+        settings=settings(), max_length=300, seed=1,
+    )  # fmt: skip
+    free = terms.rows(traces, 3)
+    strange = {row.input_ids[row.prompt_length + 2] for row in free}
+    terms._teacher = Likes()
+    terms._teacher.readable = set(range(1 << 20)) - strange
+    cut = terms.rows(traces, 3)
+    for row, whole in zip(cut, free, strict=True):
+        assert not strange & set(row.input_ids[row.prompt_length :])
+        assert whole.input_ids[: len(row.input_ids)] == row.input_ids
+        assert len(row.input_ids) - row.prompt_length <= 2
 
 
 def test_what_is_sampled_depends_on_seed_and_step_and_leaves_the_other_random_numbers_alone(tiny, other):

@@ -8,7 +8,7 @@ from conftest import make_model, on_cpu
 from cotdistill import pipeline
 from cotdistill.cli import app
 from cotdistill.engines.scripted import ScriptedEngine
-from cotdistill.errors import DataError, ResumeError, Unavailable
+from cotdistill.errors import DataError, ResumeError, ServerAway
 from cotdistill.learning.teacher_scores import Teacher
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.recipe import decode_recipe
@@ -92,7 +92,7 @@ def test_a_server_that_is_away_is_refused_before_the_teacher_is_asked(tiny, tmp_
     monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: asked)
     plain = msgspec.to_builtins(with_objective(tiny, objective))
     plain["models"] |= {"engine": "openai_server", "server": {"base_url": "http://127.0.0.1:9/v1"}}
-    with pytest.raises(Unavailable, match="cannot be reached"):
+    with pytest.raises(ServerAway, match="cannot be reached"):
         pipeline.run(decode_recipe(plain, "test"), runs=tmp_path, quiet=True)
     assert asked.requests == []
 

@@ -7,12 +7,14 @@ import torch
 from conftest import make_examples, make_model, on_cpu
 from cotdistill import pipeline
 from cotdistill.engines.server import Server
-from cotdistill.errors import ResumeError, SetupError, Unavailable
+from cotdistill.errors import ResumeError, ServerAway, SetupError
+from cotdistill.example import build_example
 from cotdistill.learning.layout import ordered
 from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.served_teacher import ServedTeacher
 from cotdistill.learning.teacher_scores import UNNAMED, Teacher, shared_ids, together
 from cotdistill.learning.terms import divergences
+from cotdistill.question import Question
 from cotdistill.recipe import decode_recipe
 from server_double import ServerDouble, fails
 from test_loss import adapted
@@ -30,7 +32,12 @@ def no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def serving(directory, *, decoded=lambda text: text, more=0, most=20, cap=99):
+def whole(text):
+    """As vLLM has it: a token that is a part of a character stands for nothing, where it ends for all of it."""
+    return "" if "\ufffd" in text else text
+
+
+def serving(directory, *, decoded=whole, more=0, most=20, cap=99):
     """A server that answers as vLLM does: the likeliest tokens of each place and, if it is not one of them, the one
     that stands there. ``more`` ids beyond the tokenizer's are likelier than all others; ``cap`` are named at most."""
     model = on_cpu(directory)
@@ -87,7 +94,7 @@ def test_ids_that_mean_something_else_are_left_out_and_an_equal_student_has_noth
         scores = served(double, tiny).score(rows)
     named = torch.cat([one.ids[one.log_probs > UNNAMED] for one in scores])
     assert 0 < len(named) < sum(one.ids.numel() for one in scores)
-    assert {model.tokenizer.decode([index]) for index in named.tolist()} <= sent
+    assert {model.tokenizer.decode([index]) for index in named.tolist()} <= sent | {"\ufffd"}
     lain = ordered(rows)
     kept = together([scores[rows.index(row)] for row in lain])
 
@@ -117,6 +124,15 @@ def test_no_part_of_the_key_is_written_and_it_is_sent(tiny, other, monkeypatch):
         assert "secret" not in str(refused.value)
 
 
+def test_characters_of_several_tokens_are_no_hindrance(tiny, other):
+    model = on_cpu(tiny)
+    question = Question("q", "What is \u221a16 in \u20b9?")
+    rows = [build_example(model.template, question, "\u221a16 = 4 \u20b9", system="", trace_id="q#0")]
+    assert "\ufffd" in "".join(model.tokenizer.decode([index]) for index in rows[0].input_ids)
+    with ServerDouble(by_body=lambda body: serving(other)) as double:
+        assert len(served(double, tiny).score(rows)) == 1
+
+
 def test_each_address_is_checked(tiny, other):
     dumb = lambda handler, body: handler.reply(200, {"choices": [{"text": "x"}]})  # noqa: E731
     with ServerDouble(by_body=lambda body: serving(other)) as one, ServerDouble(by_body=lambda body: dumb) as two:
@@ -143,10 +159,10 @@ def test_each_address_is_checked(tiny, other):
     ],
 )  # fmt: skip
 def test_a_server_that_cannot_teach_is_refused(tiny, other, behaviour, said):
-    away = (SetupError, Unavailable)
+    away = (SetupError, ServerAway)
     with ServerDouble(by_body=lambda body: behaviour(other)) as double, pytest.raises(away, match=said) as refused:
         served(double, tiny, retries=1).check()
-    again = refused.type is Unavailable
+    again = refused.type is ServerAway
     assert again == (said in ("not what it should be", "holds no answer", "the same command goes on"))
     assert len(double.bodies) == 1 + again  # nothing is asked again that would be answered the same
 

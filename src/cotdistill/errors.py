@@ -21,8 +21,8 @@ class SetupError(CotdistillError):
     """A model, package, directory or permission is not as the work needs it; raised before any work."""
 
 
-class Unavailable(CotdistillError):
-    """Another program that the work needs does not answer now; when it does, the same command goes on."""
+class ServerAway(CotdistillError):
+    """A server that the work needs does not answer now; when it does, the same command goes on."""
 
 
 class DataError(CotdistillError):

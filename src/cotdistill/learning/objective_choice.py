@@ -47,7 +47,9 @@ def open_objective(
 
     def opened(k: int) -> Scorer:
         if teacher.server:
-            served = ServedTeacher(teacher.model, teacher.server, model.tokenizer, k)
+            share = max(1, teacher.server.concurrency // here().size)
+            server = msgspec.structs.replace(teacher.server, concurrency=share)
+            served = ServedTeacher(teacher.model, server, model.tokenizer, k)
             served.check()
             return served
         loaded = load_model(teacher.directory, placement, trust_remote_code=trust_remote_code)
@@ -61,7 +63,7 @@ def open_objective(
             OnPolicy, model=model, teacher=scorer, settings=settings.on_policy, max_length=max_length,
             seed=settings.seed, shown=shown,
         )  # fmt: skip
-    with Bar("teacher's scores", len(rows), quiet=quiet) as bar:
+    with Bar("teacher's scores", len(rows), quiet=quiet or not here().first) as bar:
         k = settings.top_k("offline_kd")
         scores = stored_scores(teacher.scores, read, teacher.scores_id, k, opened, lambda rows: bar.step(by=rows))
     return partial(OfflineKd, scores=lambda row: scores(shown(row)), weight=settings.offline_kd.weight)

@@ -55,12 +55,13 @@ class OnPolicy(Terms):
         chance = random.Random(f"{self._seed} {step} {here().rank}")
         share = self._settings.student_share
         drawn = [i for i, row in enumerate(rows) if chance.random() < share and answer_tokens(row)]
-        answers = self._write([rows[i] for i in drawn], step, chance.getrandbits(63))
-        written = dict(zip(drawn, answers, strict=True))
-        now = [written.get(i, row) for i, row in enumerate(rows)]
+        with here().together():
+            answers = self._write([rows[i] for i in drawn], step, chance.getrandbits(63))
+            written = dict(zip(drawn, answers, strict=True))
+            now = [written.get(i, row) for i, row in enumerate(rows)]
+            taught = [row for row in now if answer_tokens(row)]
+            scores = self._teacher.score([self._shown(row) for row in taught])
         self._samples = {row.trace_id for row in written.values()}
-        taught = [row for row in now if answer_tokens(row)]
-        scores = self._teacher.score([self._shown(row) for row in taught])
         self._scores = dict(zip((row.trace_id for row in taught), scores, strict=True))
         return now
 
@@ -79,7 +80,8 @@ class OnPolicy(Terms):
         return per_token(counts.sum().expand_as(counts), torch.ones(len(counts), device=counts.device))
 
     def _write(self, rows: Sequence[Example], step: int, seed: int) -> list[Example]:
-        """An answer of the student's to the question of each row, cut at its end of turn."""
+        """An answer of the student's to the question of each row, cut at its end of turn, and before an id that the
+        teacher cannot read, as the rows of a padded matrix are."""
         if not rows:
             return []
         prompts = [row.input_ids[: row.prompt_length] for row in rows]
@@ -93,6 +95,8 @@ class OnPolicy(Terms):
         written = []
         for i, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
             end = next((at for at, token in enumerate(answer) if token in stops), len(answer))
-            ids = prompt + answer[: end + 1]
+            known = self._teacher.readable
+            strange = next((at for at, token in enumerate(answer) if token not in known), len(answer))
+            ids = prompt + answer[: min(end + 1, strange)]
             written.append(Example(f"{row.trace_id}@{step}.{i}", row.question_id, ids, len(prompt)))
         return written

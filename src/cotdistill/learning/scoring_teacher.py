@@ -91,7 +91,7 @@ def fitting(
 
 def check_served(teacher: ScoringTeacher | None, student: str, k: int, *, trust_remote_code: bool = False) -> None:
     """Ask a teacher that is on a server for ``k`` probabilities at a few places. Raises ``SetupError`` where it gives
-    none, or has other tokens than the student."""
+    none, or has other tokens than the student, ``ServerAway`` where it does not answer."""
     if teacher and teacher.server:
         from cotdistill.learning.served_teacher import ServedTeacher
 

@@ -22,7 +22,7 @@ from cotdistill.engines.background import Background
 from cotdistill.engines.endpoint import Endpoint, Tickets
 from cotdistill.engines.server import Server
 from cotdistill.engines.server_reply import Again, Refused, failure, said
-from cotdistill.errors import SetupError, Unavailable
+from cotdistill.errors import ServerAway, SetupError
 from cotdistill.example import Example, answer_tokens
 from cotdistill.learning.relation import tokens_of
 from cotdistill.learning.teacher_scores import UNNAMED, Scores
@@ -56,10 +56,10 @@ class ServedTeacher:
 
     def __init__(self, model: str, server: Server, tokenizer: Any, k: int, *, pause: float = 1.0) -> None:
         tokens = tokens_of(tokenizer)
-        self._readable = frozenset((tokens.text | tokens.added).values())
+        self.readable = frozenset((tokens.text | tokens.added).values())
         self._alike: dict[tuple[int, str], bool] = {}
         self._model, self._server, self._tokenizer, self._pause = model, server, tokenizer, pause
-        self._k = min(k, len(self._readable))
+        self._k = min(k, len(self.readable))
         self._attempts = Attempts(server, pause=pause)
         self._background = Background()
         self._tickets: Tickets | None = None
@@ -69,7 +69,7 @@ class ServedTeacher:
 
     def check(self) -> None:
         """Raise ``SetupError`` where the server, at any of its addresses, gives no probabilities or its model has other
-        tokens, ``Unavailable`` where it does not answer."""
+        tokens, ``ServerAway`` where it does not answer."""
         ids = self._tokenizer(PROBE, add_special_tokens=False).input_ids
         for url in self._server.urls:
             one = msgspec.structs.replace(self._server, base_url=url, retries=min(self._server.retries, 1))
@@ -79,14 +79,14 @@ class ServedTeacher:
 
     def score(self, rows: Sequence[Example]) -> list[Scores]:
         """Scores of each row, in their order. Raises ``SetupError`` where the server does not give them, and
-        ``Unavailable`` where it does not answer."""
+        ``ServerAway`` where it does not answer."""
         if self._tickets is None:
             self._tickets = self._background.submit(self._attempts.tickets(self._background)).result()
         asked = [self._background.submit(self._scores(self._tickets, row)) for row in rows]
         try:
             return [one.result() for one in asked]
         except Again as error:
-            raise Unavailable(f"{error}; when the server is well again, the same command goes on") from error
+            raise ServerAway(f"{error}; when the server is well again, the same command goes on") from error
         except Refused as error:
             raise SetupError(
                 f"{error}; {ASKED}, started with --max-logprobs {self._k} or more and room for the longest row"
@@ -141,12 +141,12 @@ class ServedTeacher:
                 )
 
     def _means_the_same(self, index: int, theirs: str | None) -> bool:
-        """What is a part of a character stands for nothing alone, and cannot be told apart."""
+        """A part of a character stands for nothing alone: a server says nothing, or the whole character at its end."""
         key = index, theirs or ""
         if key not in self._alike:
             ours = str(self._tokenizer.decode([index]))
-            part = "\ufffd" in ours and "\ufffd" in key[1]
-            self._alike[key] = index in self._readable and (part or ours.strip() == key[1].strip())
+            part = "\ufffd" in ours
+            self._alike[key] = index in self.readable and (part or ours.strip() == key[1].strip())
         return self._alike[key]
 
     def _likeliest(self, places: Sequence[_Place]) -> Scores:

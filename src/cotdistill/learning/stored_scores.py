@@ -69,7 +69,8 @@ def stored_scores(
         part = owed[start : start + SAVE_EVERY * ranks.size]
         with ranks.together():
             opened = opened or open_teacher(index.k)
-            mine = _scored(opened, part[ranks.rank :: ranks.size], lambda rows: show(rows * ranks.size))
+            mine = _scored(opened, part[ranks.rank :: ranks.size], show)
+        show(len(part) - len(mine))
         shares = ranks.shared(mine)
         scored = [shares[place % ranks.size][place // ranks.size] for place in range(len(part))]
         with ranks.together():

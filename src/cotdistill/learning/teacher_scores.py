@@ -5,7 +5,7 @@ one. Ids that mean another token to the student, or none, are not among them.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -50,14 +50,17 @@ def together(scores: Sequence[Scores]) -> Scores:
 
 
 class Scorer(Protocol):
-    """Who says how likely each token of a row is. It is best given ``at_once`` rows together, none of more tokens than
-    its ``context``."""
+    """Who says how likely each token of a row is. It is best given ``at_once`` rows together, of ``readable`` ids, none
+    of more tokens than its ``context``."""
 
     @property
     def at_once(self) -> int: ...
 
     @property
     def context(self) -> int: ...
+
+    @property
+    def readable(self) -> Container[int]: ...
 
     def score(self, rows: Sequence[Example]) -> list[Scores]: ...
 
@@ -72,21 +75,21 @@ class Teacher:
     def __init__(self, model: Model, shared: Iterable[int], k: int, examples: Sequence[Example]) -> None:
         self._module = model.module.requires_grad_(False)
         self.context = model.context_length
-        self._readable = frozenset(shared)
-        self._k = min(k, len(self._readable))
+        self.readable = frozenset(shared)
+        self._k = min(k, len(self.readable))
         self._loss: AnswerLoss = choose(
             self._module, examples, model.template.pad_id, pack=self._module.device.type == "cpu"
         )
         self._beginning, self._going_on = self._begun(examples, model.template.pad_id)
         self._barred = torch.ones(model.module.get_output_embeddings().weight.shape[0], dtype=torch.bool)
-        self._barred[sorted(self._readable)] = False
+        self._barred[sorted(self.readable)] = False
         self._barred = self._barred.to(self._loss.device)
 
     @torch.no_grad()
     def score(self, rows: Sequence[Example]) -> list[Scores]:
         """Scores of each row, in their order. Raises ``TrainingError`` for a row that it cannot read."""
         for row in rows:
-            if not self._readable.issuperset(row.input_ids):
+            if not self.readable.issuperset(row.input_ids):
                 raise TrainingError(f"{row.trace_id}: it holds a token that the teacher does not know")
             if len(row.input_ids) > self.context:
                 raise TrainingError(
@@ -128,7 +131,8 @@ class Teacher:
                     lengths = [answer_tokens(row) for row in group]
                     ids, log_probs = self._likeliest(loss, group)
                     parts = zip(torch.split(ids, lengths), torch.split(log_probs, lengths), strict=True)
-                    found |= {places[id(row)]: Scores(*part) for row, part in zip(group, parts, strict=True)}
+                    for row, (some, values) in zip(group, parts, strict=True):
+                        found[places[id(row)]] = Scores(some.clone(), values.clone())  # not a view of all rows
         return [found[places[id(row)]] for row in rows]
 
     def _likeliest(self, loss: AnswerLoss, rows: list[Example]) -> Scores:
@@ -136,7 +140,7 @@ class Teacher:
 
         def keep(logits: torch.Tensor, targets: torch.Tensor, here: slice) -> torch.Tensor:
             likeliest = logits.log_softmax(dim=1).masked_fill_(self._barred, -torch.inf).topk(self._k, dim=1)
-            kept.append(Scores(likeliest.indices.int().cpu(), likeliest.values.half().cpu()))
+            kept.append(Scores(likeliest.indices.int().cpu(), likeliest.values.clamp(min=UNNAMED).half().cpu()))
             return logits.new_zeros(len(logits), 1)
 
         loss.each(self._module, rows, keep, 1)

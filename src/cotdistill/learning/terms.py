@@ -85,11 +85,10 @@ class OfflineKd(Terms):
 
     def sums(self, model: Any, rows: Sequence[Example]) -> torch.Tensor:
         rows = ordered(rows)
-        ids, teacher = _on(together([self._scores(row) for row in rows if answer_tokens(row)]), self._loss.device)
+        scores = together([self._scores(row) for row in rows if answer_tokens(row)])
 
         def term(logits: torch.Tensor, targets: torch.Tensor, here: slice) -> torch.Tensor:
-            student = _known(logits, ids[here], teacher[here])
-            return torch.stack([nll(logits, targets), kl(with_rest(teacher[here]), student)], dim=1)
+            return torch.stack([nll(logits, targets), kl(*_both(logits, scores, here))], dim=1)
 
         return self._loss.each(model, rows, term, 2).sum(dim=0)
 
@@ -101,18 +100,20 @@ def divergences(
     loss: AnswerLoss, model: Any, rows: Sequence[Example], scores: Scores, beta: float
 ) -> torch.Tensor:
     """The generalised JSD at each answer token (n) of ``ordered`` rows, which ``scores`` are of."""
-    ids, teacher = _on(scores, loss.device)
 
     def term(logits: torch.Tensor, targets: torch.Tensor, here: slice) -> torch.Tensor:
-        student = _known(logits, ids[here], teacher[here])
-        return generalised_jsd(with_rest(teacher[here]), student, beta)[:, None]
+        return generalised_jsd(*_both(logits, scores, here), beta)[:, None]
 
     return loss.each(model, rows, term, 1)[:, 0]
 
 
-def _known(logits: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The student's log-probabilities (n, k + 1) of the tokens that the teacher names, and of all others."""
-    return with_rest(log_probs(logits, ids).masked_fill(teacher <= UNNAMED, UNNAMED))
+def _both(logits: torch.Tensor, scores: Scores, here: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (n, k + 1), the teacher's and the student's, of the tokens that the teacher names ``here`` and
+    of all others."""
+    ids = scores.ids[here].to(logits.device, torch.long)
+    teacher = scores.log_probs[here].to(logits.device, torch.float32)
+    student = log_probs(logits, ids).masked_fill(teacher <= UNNAMED, UNNAMED)
+    return with_rest(teacher), with_rest(student)
 
 
 def apart(values: torch.Tensor, first: Sequence[bool], rows: Sequence[Example]) -> torch.Tensor:
@@ -124,7 +125,3 @@ def apart(values: torch.Tensor, first: Sequence[bool], rows: Sequence[Example]) 
 
 def _tokens(rows: Any) -> int:
     return sum(map(answer_tokens, rows))
-
-
-def _on(scores: Scores, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    return scores.ids.to(device, torch.long), scores.log_probs.to(device, torch.float32)

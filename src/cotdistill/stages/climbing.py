@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.errors import CotdistillError, ResumeError, TrainingError, Unavailable
+from cotdistill.errors import CotdistillError, ResumeError, ServerAway, TrainingError
 from cotdistill.learning.ladder import (
     BASE,
     SHORT_NAME,
@@ -59,6 +59,7 @@ class Climb(msgspec.Struct, frozen=True):
     refuse: Callable[[OneObjective], object]
     train: Callable[[TrainSettings, Path, str], object]
     ask: Callable[[str, Path | None, Path], Sequence[Prediction]]
+    overwrite: bool = False
 
 
 def climb(job: Climb) -> Ladder:
@@ -67,8 +68,8 @@ def climb(job: Climb) -> Ladder:
     base = _asked(job, BASE, None)
     fates: dict[OneObjective, tuple[Outcome, str]] = {}
     for name in rungs:
-        begun = any(job.manifest.done(f"train/{RUNGS}/{name}{ending}") for ending in ("", SHORT_NAME))
-        if not begun and (why := refusal(job.refuse, name)):
+        known = begun(job.manifest, name) and not job.overwrite
+        if not known and (why := refusal(job.refuse, name)):
             fates[name] = ("refused", why)
     short: dict[OneObjective, Marks] = {}
     epochs = short_of(whole)
@@ -95,11 +96,16 @@ def climb(job: Climb) -> Ladder:
     return Ladder(Tally(sum(base), len(base)), done, chosen, shown)
 
 
+def begun(manifest: Manifest, name: OneObjective) -> bool:
+    """Whether a rung was trained, short or in full: then it can work, and who taught it may be gone."""
+    return any(manifest.done(f"train/{RUNGS}/{name}{ending}") for ending in ("", SHORT_NAME))
+
+
 def refusal(refuse: Callable[[OneObjective], object], name: OneObjective) -> str:
-    """Why an objective cannot work, "" where it can. Raises ``Unavailable`` where that cannot be told now."""
+    """Why an objective cannot work, "" where it can. Raises ``ServerAway`` where that cannot be told now."""
     try:
         refuse(name)
-    except Unavailable:
+    except ServerAway:
         raise
     except CotdistillError as error:
         return str(error)
@@ -130,8 +136,8 @@ def _round(
         try:
             job.train(settings, job.directory / RUNGS / label, f"train/{RUNGS}/{label}")
             found[name] = _asked(job, label, job.directory / RUNGS / label / "adapter")
-        except (ResumeError, Unavailable):
-            raise  # the user's to decide, and true of the other rungs too
+        except (ResumeError, ServerAway):
+            raise  # the user's to decide; a server that is away now says nothing about the rung
         except Exception as error:  # a model or a library that fails in its own way is a row of the ladder
             said = str(error) if isinstance(error, CotdistillError) else f"{type(error).__name__}: {error}"
             fates[name] = ("failed", " ".join(said.split())[:REASON])

@@ -23,7 +23,7 @@ from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
 from cotdistill.settings.objective import Objective
 from cotdistill.settings.train import Target, TrainSettings
-from cotdistill.stages.climbing import EXAMPLES, RUNGS, Climb, climb, put_in_place, refusal
+from cotdistill.stages.climbing import EXAMPLES, RUNGS, Climb, begun, climb, put_in_place, refusal
 from cotdistill.stages.self_samples import Pair, asked_of, refuse_unconfirmed, with_own
 from cotdistill.stages.train import run_train
 from cotdistill.stages.verify import teaching_pairs
@@ -49,8 +49,9 @@ class Teaching(msgspec.Struct, frozen=True):
     def refuse(self, objective: Objective) -> None:
         """An objective that cannot work is refused before the teacher is asked; a ladder where no rung can."""
         models = self.recipe.models
-        if objective == "auto" and not self.manifest.done("generate"):
-            reasons = [refusal(self.refuse, rung) for rung in self.recipe.train.auto.rungs]
+        rungs = self.recipe.train.auto.rungs
+        if objective == "auto" and (self.overwrite or not any(begun(self.manifest, rung) for rung in rungs)):
+            reasons = [refusal(self.refuse, rung) for rung in rungs]
             if all(reasons):
                 raise SetupError(f"no rung of the ladder can work: {'; '.join(reasons)}")
         if objective == "reject_on_student":
@@ -58,8 +59,8 @@ class Teaching(msgspec.Struct, frozen=True):
         if objective in TOKEN_LEVEL:  # reading tokens takes seconds
             trust, k = models.trust_remote_code, self.recipe.train.top_k(objective)
             fitting(self._scorer, models.student, objective, shown=bool(self.shots), trust_remote_code=trust)
-            # With offline_kd it may be gone by then: all its scores may be there.
-            if objective == "on_policy" or not self.manifest.done("generate"):
+            # With offline_kd the server may be gone once there are scores; what is owed of them asks it then.
+            if objective == "on_policy" or self.overwrite or not self._scorer.scores.exists():
                 check_served(self._scorer, models.student, k, trust_remote_code=trust)
 
     def train(self, settings: TrainSettings, adapter: Path, examples: Path, stage: str) -> Mapping[str, object]:
@@ -124,7 +125,7 @@ class Teaching(msgspec.Struct, frozen=True):
                 )
             self._train(one, taught, rung / "adapter", rung / EXAMPLES, stage)
 
-        ladder = climb(Climb(settings, self.directory, manifest, dev, self.refuse, train, ask))
+        ladder = climb(Climb(settings, self.directory, manifest, dev, self.refuse, train, ask, self.overwrite))
         put_in_place(ladder, self.directory)
         facts = manifest.facts(f"train/{RUNGS}/{ladder.shown}")
         manifest.finish("train", **{**facts, "ladder": msgspec.to_builtins(ladder)})

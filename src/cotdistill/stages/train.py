@@ -68,7 +68,10 @@ def run_train(
             _refuse_sharded()
         if ranks.first:  # pulled and converted before the others look for them
             local_model(student, want="hf")
-            fitting(teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code)
+            fits = fitting(
+                teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
+            )
+            _ = fits.identity if fits else None
     with ranks.together():
         teacher = fitting(
             teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
