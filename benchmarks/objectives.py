@@ -50,7 +50,7 @@ DATASETS = {
     "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", 160, 1, 96, 128),
     "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 1, 128, 160),
     "multiarith": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
-    "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 300, 1, 128, 128),
+    "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 200, 1, 128, 128),
 }
 
 

@@ -92,7 +92,7 @@ def test_a_server_that_is_away_is_refused_before_the_teacher_is_asked(tiny, tmp_
     monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: asked)
     plain = msgspec.to_builtins(with_objective(tiny, objective))
     plain["models"] |= {"engine": "openai_server", "server": {"base_url": "http://127.0.0.1:9/v1"}}
-    with pytest.raises(ServerAway, match="cannot be reached"):
+    with pytest.raises(ServerAway, match=r"cannot be reached.*is the server running"):
         pipeline.run(decode_recipe(plain, "test"), runs=tmp_path, quiet=True)
     assert asked.requests == []
 
@@ -104,6 +104,7 @@ def test_a_server_that_is_away_is_refused_before_the_teacher_is_asked(tiny, tmp_
         ({"objective": "step_by_step", "target": "answer"}, "the target answer is for the objective sft"),
         ({"objective": "gkd"}, "train.objective"),
         ({"objective": "on_policy", "on_policy": {"beta": 1.5}}, "train.on_policy.beta"),
+        ({"objective": "on_policy", "on_policy": {"lmbda": 0.5}}, "its keys are student_share, beta, top_k, max_new_tokens"),
         ({"reject_on_student": {"temperature": 0}}, "temperature above 0"),
     ],
 )
@@ -181,6 +182,24 @@ def test_the_command_shows_the_teacher_worked_examples(tiny, other, tmp_path, mo
     assert again.exit_code == 0, again.output
     assert {row.trace_id.partition("@")[0] for row in read} == taught
     assert all("so 3." in model.tokenizer.decode(row.input_ids) for row in read)
+
+
+def test_the_command_takes_the_traces_of_a_run_with_the_runs_verdicts(tiny, other, tmp_path, teacher):  # noqa: F811
+    pipeline.run(with_objective(tiny, "offline_kd", other), runs=tmp_path, quiet=True)
+    run = tmp_path / "tiny"
+    verdicts = rows(run / "3_verdicts.jsonl")
+    verdicts[0]["status"] = "wrong"
+    (run / "3_verdicts.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in verdicts))
+    stored = (run / "2_scores.safetensors").stat().st_mtime_ns
+    done = CliRunner().invoke(app, [
+        "train", "--student_model", str(tiny), "--cot_dataset", str(run / "2_traces.jsonl"), "--output_dir",
+        str(tmp_path / "out"), "--objective", "offline_kd", "--teacher_model", str(other), "--num_epochs", "1", "--quiet",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert f"{len(verdicts) - 1} traces teach" in done.output
+    assert (run / "2_scores.safetensors").stat().st_mtime_ns == stored
+    assert rows(run / "2_scores.json")[0]["teacher"].endswith(", float32, not 4-bit")
+    assert not list(run.glob("2_traces.*.jsonl"))
 
 
 @pytest.mark.parametrize(

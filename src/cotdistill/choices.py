@@ -11,20 +11,25 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+FEW = 8
+"""Keys that are named one and all where none is like the one that was written."""
+
 _PLACE = re.compile(r"Invalid enum value .* - at `\$([^`]*)`$")
 _KEY = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$([^`]*)`)?$")
 
 
 def with_choices(error: str, type_: type[msgspec.Struct]) -> str:
     """What msgspec said of data that should have been a ``type_``; words that are none of a few get the few named,
-    keys that are none of its own those like them."""
+    keys that are none of its own those like them, or all where they are few."""
     root = inspect.type_info(type_)
     if found := _PLACE.search(error):
         words = _words(root, _steps(found[1]))
         return f"{error}; possible are {', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else error
     if unknown := _KEY.search(error):
-        near = difflib.get_close_matches(unknown[1], _words(root, _steps(unknown[2] or ""), keys=True))
-        return f"{error}; near: {', '.join(near)}" if near else error
+        keys = _words(root, _steps(unknown[2] or ""), keys=True)
+        if near := difflib.get_close_matches(unknown[1], keys):
+            return f"{error}; near: {', '.join(near)}"
+        return f"{error}; its keys are {', '.join(keys)}" if 0 < len(keys) <= FEW else error
     return error
 
 

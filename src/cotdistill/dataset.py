@@ -31,6 +31,15 @@ class Dataset(msgspec.Struct, frozen=True):
     labels: list[tuple[str, Question, str]]
 
 
+def beside(path: Path) -> tuple[Path, Path]:
+    """Where the verdicts on a file of traces are, and the teacher's scores of them: beside it, ``cot.verdicts.jsonl``
+    for ``cot.jsonl``; in the directory of a run under the run's names."""
+    in_run = path.with_name("3_verdicts.jsonl")
+    if path.name == "2_traces.jsonl" and in_run.exists():
+        return in_run, path.with_name("2_scores.safetensors")
+    return path.with_name(f"{path.stem}.verdicts.jsonl"), path.with_name(f"{path.stem}.scores.safetensors")
+
+
 def load_dataset(
     path: Path, verdicts_path: Path, *, target: Target = "reasoning", limit: int | None = None
 ) -> Dataset:

@@ -149,7 +149,7 @@ def train(
     """
     from contextlib import ExitStack
 
-    from cotdistill.dataset import load_dataset
+    from cotdistill.dataset import beside, load_dataset
     from cotdistill.download import local_model
     from cotdistill.learning.ladder import refuse_alone
     from cotdistill.learning.lint import check_packages
@@ -206,13 +206,13 @@ def train(
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file)
     if server and not teacher_model:
         raise UsageError("--base_url needs --teacher_model, the name that the server knows its model by")
-    scores = o.beside(cot_dataset, "scores.safetensors")
+    verdicts, scores = beside(cot_dataset)
     teacher = ScoringTeacher(teacher_model, scores, server) if teacher_model else None
     ranks = here()
     if dry_run:
         ranks.alone("a dry run")
         check_packages(settings)
-        dataset = load_dataset(cot_dataset, o.beside(cot_dataset, "verdicts.jsonl"), target=target.value, limit=limit)
+        dataset = load_dataset(cot_dataset, verdicts, target=target.value, limit=limit)
         fitting(
             teacher, student_model, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
         )
@@ -232,7 +232,6 @@ def train(
     ranks.join()
     with ExitStack() as held:
         with ranks.together():
-            verdicts = o.beside(cot_dataset, "verdicts.jsonl")
             dataset = load_dataset(cot_dataset, verdicts, target=target.value, limit=limit)
             if ranks.first:
                 typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")

@@ -73,9 +73,12 @@ class ServedTeacher:
         ids = self._tokenizer(PROBE, add_special_tokens=False).input_ids
         for url in self._server.urls:
             one = msgspec.structs.replace(self._server, base_url=url, retries=min(self._server.retries, 1))
-            ServedTeacher(self._model, one, self._tokenizer, self._k, pause=self._pause).score(
-                [Example("probe", "probe", ids, 1)]
-            )
+            teacher = ServedTeacher(self._model, one, self._tokenizer, self._k, pause=self._pause)
+            try:
+                teacher.score([Example("probe", "probe", ids, 1)])
+            except ServerAway as error:
+                why = str(error.__cause__)
+                raise ServerAway(f"{why}; is the server running, and its address right, up to /v1?") from error
 
     def score(self, rows: Sequence[Example]) -> list[Scores]:
         """Scores of each row, in their order. Raises ``SetupError`` where the server does not give them, and
@@ -88,8 +91,10 @@ class ServedTeacher:
         except Again as error:
             raise ServerAway(f"{error}; when the server is well again, the same command goes on") from error
         except Refused as error:
+            longest = max(len(row.input_ids) for row in rows)
             raise SetupError(
-                f"{error}; {ASKED}, started with --max-logprobs {self._k} or more and room for the longest row"
+                f"{error}; {ASKED}, started with --max-logprobs {self._k} or more, and a --max-model-len of more than "
+                f"{longest}"
             ) from error
         finally:
             for one in asked:

@@ -1,7 +1,7 @@
 """Stored scores: a teacher's scores of traces, made once, kept in a file and used by whatever student reads the same.
 
     2_scores.safetensors    {"ids": (tokens, k) int32, "log_probs": (tokens, k) float16}, likeliest first
-    2_scores.json           {"schema": 1, "teacher": "9c2e...", "k": 32, "sha256": "77ab...",
+    2_scores.json           {"schema": 1, "teacher": "9c2e..., float32, not 4-bit", "k": 32, "sha256": "77ab...",
                              "rows": {"4f02...": [0, 41], "91c7...": [41, 97]}}
 
 ``rows`` says where each row's tokens lie, by the hash of the ids that the teacher read and of where the answer begins:
@@ -49,9 +49,9 @@ def stored_scores(
     path: Path, rows: Sequence[Example], teacher: str, k: int, open_teacher: Callable[[int], Scorer],
     show: Callable[[int], None] = lambda rows: None,
 ) -> ScoresOf:  # fmt: skip
-    """The scores of ``rows`` by the model that goes by ``teacher``, from ``path`` (``.safetensors``) and, for rows that
-    are not there, from the teacher, who is opened only then, for so many tokens; they are added to the file. ``show``
-    is told of how many more rows there are scores.
+    """The scores of ``rows`` by whoever goes by ``teacher``, a model in a number format, from ``path``
+    (``.safetensors``) and, for rows that are not there, from the teacher, who is opened only then, for so many tokens;
+    they are added to the file. ``show`` is told of how many more rows there are scores.
 
     Raises ``DataError`` where the file is of another teacher, has fewer than ``k`` tokens or is damaged.
     """
