@@ -26,7 +26,7 @@ COUNTED = {
     },
     "train": {
         "student_model": "student", "system_prompt": "system_prompt", "load_in_4bit": "load_in_4bit",
-        "trust_remote_code": "trust_remote_code", "teacher_model": "teacher",
+        "trust_remote_code": "trust_remote_code", "teacher_model": "teacher", "few_shot": "few_shot",
         **dict.fromkeys(
             ("num_epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "max_length",
              "gradient_checkpointing", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "target", "seed",

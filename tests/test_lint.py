@@ -173,7 +173,7 @@ def test_a_dry_run_counts_both_tasks_of_a_training_that_has_two(tiny, dataset, c
     ("flags", "error", "says"),
     [
         ({"target_modules": "q_prj"}, SetupError, "q_prj: the model has no such linear layer; it has .*q_proj"),
-        ({"objective": Objective.on_policy}, SetupError, "needs the teacher's own weights"),
+        ({"objective": Objective.on_policy}, SetupError, "needs the teacher's probabilities"),
         ({"teacher_model": "smollm2-135m-instruct"}, UsageError, "sft asks no teacher"),
         ({"alpha": 0.3}, UsageError, "sft has no --alpha"),
     ],
