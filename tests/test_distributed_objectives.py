@@ -55,9 +55,6 @@ def test_two_processes_share_the_teachers_work_and_train_as_one_does(project, ob
         written = (project / "writes").read_text().splitlines()
         assert any(line.startswith("0 ") and "scores" in line for line in written)
         assert not any(line.startswith("1 ") for line in written)  # the second process writes nothing
-        code, _, err = launch(project, command("again", **words))  # which has nothing left to score
-        assert code == 0, err
-        assert farthest(project / "results/shared", project / "results/again") < 1e-6
     one, two = (
         json.loads((project / f"results/{name}.manifest.json").read_text())["stages"]["train"]["facts"]
         for name in ("alone", "shared")
@@ -66,7 +63,7 @@ def test_two_processes_share_the_teachers_work_and_train_as_one_does(project, ob
     for name, measured in one["terms"].items():
         assert [nats for _, nats in two["terms"][name]] == pytest.approx([nats for _, nats in measured], abs=1e-3)
     assert farthest(project / "results/alone", project / "results/shared") < 1e-3
-    for name in ("alone", "shared", "again"):
+    for name in ("alone", "shared"):
         shutil.rmtree(project / f"results/{name}", ignore_errors=True)
         (project / f"results/{name}.manifest.json").unlink(missing_ok=True)
 

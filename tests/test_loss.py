@@ -116,8 +116,7 @@ def test_the_most_sparing_way_is_taken_where_it_agrees(tmp_path, make):
 
 
 @pytest.mark.real_model
-@pytest.mark.parametrize("pack", [True, False])
-def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(pack, monkeypatch):
+def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(monkeypatch):
     """Its logits are an eighth apart there, so no two ways to compute a loss agree to more than a few percent."""
     from cotdistill.download import local_model
     from cotdistill.hardware import Placement
@@ -126,11 +125,11 @@ def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(pack, monkeypatch):
     directory = local_model("smollm2-135m-instruct", want="hf")
     model = load_model(directory, Placement("cpu", "bfloat16", False, None))
     model.module.requires_grad_(False)
-    rows = make_examples(model, 4)
-    prompt = model.tokenizer("Add, one small step at a time, and write every step on a line of its own. " * 8).input_ids
+    rows = make_examples(model, 2)
+    prompt = model.tokenizer("Add, one small step at a time, and write every step on a line of its own.").input_ids
     shown = [asked_with([*prompt, *row.input_ids[: row.prompt_length]], row) for row in rows]
-    assert choose(model.module, rows, model.template.pad_id, pack=pack).packed == pack
-    monkeypatch.setattr(teacher_scores, "choose", lambda *given, **more: choose(*given, **{**more, "pack": pack}))
+    assert way_of(choose(model.module, rows, model.template.pad_id, pack=False)) == WAYS[1]
+    monkeypatch.setattr(teacher_scores, "choose", lambda *given, **more: choose(*given, **{**more, "pack": False}))
     teacher = Teacher(model, range(len(model.tokenizer)), 5, shown)
     assert teacher._beginning
 
