@@ -139,34 +139,31 @@ def test_rows_are_padded_where_packing_is_not_wanted(tiny):
     assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=False)) == WAYS[1]
 
 
+def cap(module, most, monkeypatch):
+    """Let a model hold its logits below ``most``, as Gemma's do."""
+    forward = module.forward
+
+    def capped(*given, **more):
+        output = forward(*given, **more)
+        output.logits = most * torch.tanh(output.logits / most)
+        return output
+
+    monkeypatch.setattr(module, "forward", capped)
+
+
 def test_a_model_in_16_bits_that_caps_its_logits_gets_the_loss_of_those_too(tiny, monkeypatch):
     model = on_cpu(tiny)
     model.module.lm_head.weight.data.mul_(40)
     module = model.module.to(torch.bfloat16).requires_grad_(False)
     assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=False)) == WAYS[1]
-    own = module.forward
-
-    def capped(*given, **more):
-        output = own(*given, **more)
-        output.logits = 4 * torch.tanh(output.logits / 4)
-        return output
-
-    monkeypatch.setattr(module, "forward", capped)
+    cap(module, 4, monkeypatch)
     assert way_of(choose(module, rows_of(model), model.template.pad_id, pack=False)) == WAYS[2]
 
 
 def test_a_model_that_caps_its_logits_gets_the_loss_of_those(tiny, monkeypatch):
     """The chunked loss does not know of the cap."""
     model, module = adapted(tiny)
-    base = module.get_base_model()
-    forward = base.forward
-
-    def capped(*args, **kwargs):
-        output = forward(*args, **kwargs)
-        output.logits = 2 * torch.tanh(output.logits / 2)
-        return output
-
-    monkeypatch.setattr(base, "forward", capped)
+    cap(module.get_base_model(), 2, monkeypatch)
     rows = rows_of(model)
     loss = choose(module, rows, model.template.pad_id, pack=True)
     assert way_of(loss) == WAYS[2]

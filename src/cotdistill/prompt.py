@@ -49,6 +49,11 @@ def load_few_shot(path: Path) -> tuple[Shot, ...]:
     return tuple(shots)
 
 
+def shots_hash(shots: Sequence[Shot]) -> str:
+    """Worked examples by their content."""
+    return digest(msgspec.to_builtins(tuple(shots)))
+
+
 def user_text(question: Question) -> str:
     """The question as the model reads it, with its choices lettered below it where it has any."""
     if not question.choices:

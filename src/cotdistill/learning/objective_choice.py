@@ -58,7 +58,7 @@ def open_objective(
     if settings.objective == "on_policy":
         with here().together():
             scorer = opened(settings.top_k("on_policy"))
-            _refuse_too_long(scorer, rows, read, min(settings.on_policy.max_new_tokens, max_length), max_length)
+            _refuse_too_long(scorer, rows, read, settings.on_policy.max_new_tokens, max_length)
         return partial(
             OnPolicy, model=model, teacher=scorer, settings=settings.on_policy, max_length=max_length,
             seed=settings.seed, shown=shown,

@@ -91,11 +91,10 @@ class OnPolicy(Terms):
         with self._loss.aside(), without_dropout(self._module), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             answers = self._writer.continued(prompts, sampling)
-        stops = set(self._model.template.stop_ids)
+        stops, known = set(self._model.template.stop_ids), self._teacher.readable
         written = []
         for i, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
             end = next((at for at, token in enumerate(answer) if token in stops), len(answer))
-            known = self._teacher.readable
             strange = next((at for at, token in enumerate(answer) if token not in known), len(answer))
             ids = prompt + answer[: min(end + 1, strange)]
             written.append(Example(f"{row.trace_id}@{step}.{i}", row.question_id, ids, len(prompt)))

@@ -9,11 +9,10 @@ import msgspec
 from cotdistill.asking.ask import Account, row_id
 from cotdistill.engines import Sampling
 from cotdistill.engines.server import Server
-from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.prediction import Prediction, predict
 from cotdistill.progress import Bar
-from cotdistill.prompt import Shot
+from cotdistill.prompt import Shot, shots_hash
 from cotdistill.question import Question
 from cotdistill.stages.models import OpenEngine, cost, engine_and_format
 from cotdistill.storage.keys import Keys
@@ -56,7 +55,7 @@ def run_evaluate(
         "sampling": msgspec.to_builtins(sampling),
     }
     # Only where they are set: records from before there were any still fit.
-    claimed |= {"few_shot": digest(msgspec.to_builtins(tuple(shots)))} if shots else {}
+    claimed |= {"few_shot": shots_hash(shots)} if shots else {}
     claimed |= {"num_samples": num_samples} if num_samples > 1 else {}
     manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
     ids = [question.id for question in questions]

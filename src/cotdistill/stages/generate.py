@@ -16,9 +16,8 @@ from cotdistill.engines import Engine, Message
 from cotdistill.engines.server import Server
 from cotdistill.errors import ResumeError, SetupError, UsageError
 from cotdistill.grade import grade
-from cotdistill.identity import digest
 from cotdistill.progress import Bar
-from cotdistill.prompt import Shot, messages_for
+from cotdistill.prompt import Shot, messages_for, shots_hash
 from cotdistill.question import Question
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.verify import Verify
@@ -69,7 +68,7 @@ def run_generate(
         "load_in_4bit": load_in_4bit,
         "trust_remote_code": trust_remote_code,
         "system_prompt": settings.system_prompt,
-        "few_shot": digest(msgspec.to_builtins(tuple(shots))) if shots else None,
+        "few_shot": shots_hash(shots) if shots else None,
         "num_samples": settings.num_samples,
         "batch_size": settings.batch_size,
         "sampling": msgspec.to_builtins(settings.sampling),

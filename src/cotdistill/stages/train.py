@@ -18,7 +18,7 @@ from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
 from cotdistill.learning.scoring_teacher import ScoringTeacher, fitting
 from cotdistill.progress import Bar
-from cotdistill.prompt import Shot, messages_for, user_text
+from cotdistill.prompt import Shot, messages_for, shots_hash, user_text
 from cotdistill.question import Question
 from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.models import identify
@@ -90,7 +90,7 @@ def run_train(
         # Only where there are any: records from before there were objectives still fit.
         claimed |= {"labels": digest([[id_, user_text(q), text] for id_, q, text in labels])} if labels else {}
         claimed |= {"teacher": teacher.identity} if teacher else {}
-        claimed |= {"few_shot": digest(msgspec.to_builtins(tuple(shots)))} if teacher and shots else {}
+        claimed |= {"few_shot": shots_hash(shots)} if teacher and shots else {}
         if ranks.first:
             manifest.claim(stage, claimed, overwrite=overwrite, files=[output_dir])
     ranks.alike(digest(claimed))
