@@ -93,8 +93,10 @@ ARMS = {
     "sft_several": Arm(SMALL, "base", choice=""),
     "step_by_step": Arm(SMALL, "base", how="--objective step_by_step"),
     "qwen_base": Arm(ABLE, "qwen_base"),
+    "qwen_answer_only": Arm(ABLE, "qwen_base", how="--target answer"),
     "qwen_sft": Arm(ABLE, "qwen_base"),
     "qwen_sft_several": Arm(ABLE, "qwen_base", choice=""),
+    "qwen_step_by_step": Arm(ABLE, "qwen_base", how="--objective step_by_step"),
     # Few questions, where a second trace of each might matter most.
     "qwen_few_one": Arm(ABLE, "qwen_base", how="--limit 40"),
     "qwen_few_several": Arm(ABLE, "qwen_base", choice="", how="--limit 40"),
@@ -152,7 +154,7 @@ class Bench:
             facts = self.learn(arm, one)
             adapter = ["--lora_model", str(self.work / arm)]
             answers["student"] = self.asked(arm, one.student, adapter)
-            if arm == "step_by_step":  # which is to answer at once, too
+            if "step_by_step" in one.how:  # which is to answer at once, too
                 label = [*adapter, "--system_prompt", LABEL_PROMPT]
                 answers["student_label"] = self.asked(f"{arm}_label", one.student, label)
         questions = load_questions(self.dev).rows
