@@ -114,6 +114,19 @@ def test_several_may_write_at_once(tmp_path):
     assert all(cache.get(f"{number}/{i}".encode()) for number in range(4) for i in range(30))
 
 
+def test_a_new_file_that_another_run_is_writing_is_waited_for(tmp_path, caplog):
+    path = tmp_path / "c.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.1, other.execute, ["COMMIT"])
+    end.start()
+    cache = TraceCache(path)
+    end.join()
+    cache.put(b"k", answer_of())
+    assert cache.get(b"k") == answer_of()
+    assert not caplog.records
+
+
 def test_a_second_run_asks_the_model_nothing_and_writes_the_same_traces(tmp_path: Path, monkeypatch, caplog):
     monkeypatch.setenv("COTDISTILL_CACHE", str(tmp_path / "cache"))
     questions = [Question(f"q{i}", f"Which number is it, {i}?", "5") for i in range(4)]

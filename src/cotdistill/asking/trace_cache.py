@@ -54,7 +54,7 @@ class TraceCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
             self._database.text_factory = bytes  # only damage makes text of an entry
-            self._database.execute("PRAGMA journal_mode = WAL")
+            self._use_wal()
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.executescript(_TABLE)
         except (sqlite3.Error, OSError) as error:
@@ -91,6 +91,19 @@ class TraceCache:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+    def _use_wal(self) -> None:
+        """For this one change SQLite does not wait by itself where several open a new file at the same moment."""
+        assert self._database is not None
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _do(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         if self._database is None:

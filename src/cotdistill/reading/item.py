@@ -68,19 +68,19 @@ def items_of(text: str, limit: int = 4000) -> list[Item]:
         tokens.append(match)
         if len(tokens) >= limit:
             break
-    return _Reader(text, tokens).items()
+    return _Reader(tokens).items()
 
 
 class _Reader:
     """Walks over the tokens once; ``at`` is the next one."""
 
-    def __init__(self, text: str, tokens: list[re.Match[str]]) -> None:
-        self.text, self.tokens, self.at = text, tokens, 0
+    def __init__(self, tokens: list[re.Match[str]]) -> None:
+        self.tokens, self.at = tokens, 0
+        self.kinds = [token.lastgroup or "" for token in tokens] + [""] * 4  # what is looked at ahead, behind the end
         self.found: list[Item] = []
 
     def kind(self, ahead: int = 0) -> str:
-        at = self.at + ahead
-        return self.tokens[at].lastgroup or "" if at < len(self.tokens) else ""
+        return self.kinds[self.at + ahead]
 
     def word(self, ahead: int = 0) -> str:
         return self.tokens[self.at + ahead][0].lower() if self.kind(ahead) == "word" else ""
