@@ -36,21 +36,28 @@ TEACHER = "qwen2.5-coder-1.5b-instruct"
 FEW_SHOT = "base_few_shot"
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """What the teacher is asked: the first so many training questions, and so many samples of each; one is greedy."""
+
+    questions: int
+    samples: int = 1
+    temperature: float = 0.7
+
+
 class Dataset(msgspec.Struct, frozen=True):
-    """How its teacher is asked: worked examples, the first so many training questions, samples of each question."""
+    """The worked examples that its teacher sees, what it is asked, and how long answers may be."""
 
     few_shot: str
-    questions: int
-    samples: int
+    asked: Asked
     trace_tokens: int
     answer_tokens: int
 
 
 DATASETS = {
-    "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", 160, 1, 96, 128),
-    "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", 200, 1, 128, 160),
-    "multiarith": Dataset("recipes/word_problems_few_shot.jsonl", 250, 2, 128, 128),
-    "svamp": Dataset("recipes/word_problems_few_shot.jsonl", 200, 1, 128, 128),
+    "coin_flip": Dataset("recipes/coin_flip_few_shot.jsonl", Asked(160), 96, 128),
+    "last_letters": Dataset("recipes/last_letters_few_shot.jsonl", Asked(200), 128, 160),
+    "multiarith": Dataset("recipes/word_problems_few_shot.jsonl", Asked(250, 2), 128, 128),
+    "svamp": Dataset("recipes/word_problems_few_shot.jsonl", Asked(200), 128, 128),
 }
 
 
@@ -76,14 +83,17 @@ ABLE = Student(
 class Arm(msgspec.Struct, frozen=True):
     """Which of the traces teach (flags of verify), and how (flags of train, after the student's own ones; FEW_SHOT
     stands for the data set's worked examples). ``base`` is the arm without training that it is compared with; the
-    base's is its own."""
+    base's is its own. ``asked`` is for an arm whose traces are not those of the others."""
 
     student: Student
     base: str
     choice: str = "--max_per_question 1"
     how: str = ""
+    asked: Asked | None = None
 
 
+# Many samples of few questions, so that there is a choice among them.
+MANY = Asked(40, 6, 1.0)
 ON_POLICY = f"--objective on_policy --teacher_model {TEACHER} --max_new_tokens 128"
 
 ARMS = {
@@ -100,6 +110,12 @@ ARMS = {
     # Few questions, where a second trace of each might matter most.
     "qwen_few_one": Arm(ABLE, "qwen_base", how="--limit 40"),
     "qwen_few_several": Arm(ABLE, "qwen_base", choice="", how="--limit 40"),
+    "qwen_many_different": Arm(ABLE, "qwen_base", asked=MANY),
+    "qwen_many_short": Arm(ABLE, "qwen_base", "--max_per_question 1 --prefer short", asked=MANY),
+    "qwen_many_likely": Arm(
+        ABLE, "qwen_base", f"--max_per_question 1 --prefer likely --student_model {ABLE.name}", asked=MANY
+    ),
+    "qwen_many_all": Arm(ABLE, "qwen_base", choice="", asked=MANY),
     # As many rows as take the time of qwen_sft: each is written or read, scored by the teacher and learnt.
     "qwen_on_policy": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --num_epochs 1 --limit 96"),
     "qwen_on_policy_shown": Arm(ABLE, "qwen_base", how=f"{ON_POLICY} --few_shot FEW_SHOT --num_epochs 1 --limit 96"),
@@ -126,7 +142,8 @@ def main() -> None:
         print(between_arms(options.dataset, *options.arms))
         return
     bench = Bench(options.data, options.dataset, options.work / options.dataset)
-    for arm in options.arm or [name for name, one in ARMS.items() if one.choice or bench.settings.samples > 1]:
+    several = bench.settings.asked.samples > 1
+    for arm in options.arm or [name for name, one in ARMS.items() if one.choice or one.asked or several]:
         bench.run(arm)
 
 
@@ -136,7 +153,6 @@ class Bench:
     def __init__(self, data: Path, name: str, work: Path) -> None:
         self.data, self.name, self.settings, self.work = data, name, DATASETS[name], work
         self.train, self.dev = data / f"{name}_train.jsonl", data / f"{name}_dev.jsonl"
-        self.traces = work / "traces.jsonl"
         self.commands: list[str] = []
         work.mkdir(parents=True, exist_ok=True)
         RESULTS.mkdir(parents=True, exist_ok=True)
@@ -150,8 +166,7 @@ class Bench:
         answers = self.asked_base(one)
         facts: dict[str, Any] = {}
         if arm != one.base:
-            self.teach()
-            facts = self.learn(arm, one)
+            facts = self.learn(arm, one, self.teach(one.asked))
             adapter = ["--lora_model", str(self.work / arm)]
             answers["student"] = self.asked(arm, one.student, adapter)
             if "step_by_step" in one.how:  # which is to answer at once, too
@@ -169,20 +184,23 @@ class Bench:
         result.write_bytes(msgspec.json.format(msgspec.json.encode(row), indent=1) + b"\n")
         print(table([json.loads(result.read_text())]), flush=True)
 
-    def teach(self) -> None:
-        one = self.settings
-        how = ["--num_samples", one.samples, "--do_sample", "--temperature", 0.7] if one.samples > 1 else []
+    def teach(self, other: Asked | None) -> Path:
+        """The teacher's traces."""
+        one = other or self.settings.asked
+        traces = self.work / ("traces.jsonl" if other is None else f"traces_{one.questions}x{one.samples}.jsonl")
+        sampling = ["--num_samples", one.samples, "--do_sample", "--temperature", one.temperature]
         self.call(
-            "generate", "--teacher_model", TEACHER, "--input_file", self.train, "--output_file", self.traces,
-            "--few_shot", one.few_shot, "--limit", one.questions, "--max_new_tokens", one.trace_tokens,
-            "--batch_size", 16, *how,
+            "generate", "--teacher_model", TEACHER, "--input_file", self.train, "--output_file", traces,
+            "--few_shot", self.settings.few_shot, "--limit", one.questions, "--max_new_tokens",
+            self.settings.trace_tokens, "--batch_size", 16, *(sampling if one.samples > 1 else []),
         )  # fmt: skip
+        return traces
 
-    def learn(self, arm: str, one: Arm) -> dict[str, Any]:
+    def learn(self, arm: str, one: Arm, traces: Path) -> dict[str, Any]:
         """Train the arm; what its traces and its training were."""
         mine = self.work / f"{arm}_traces.jsonl"
-        shutil.copyfile(self.traces, mine)
-        self.commands.append(f"cp {self.traces} {mine}")
+        shutil.copyfile(traces, mine)
+        self.commands.append(f"cp {traces} {mine}")
         verdicts = mine.with_name(f"{mine.stem}.verdicts.jsonl")
         choice = one.choice.split()
         self.call("verify", "--traces", mine, "--questions", self.train, "--output", verdicts, *choice)
@@ -192,7 +210,7 @@ class Bench:
         )  # fmt: skip
         facts = Manifest.open(self.work / f"{arm}.manifest.json").facts("train")
         kept = ("examples", "steps", "tokens", "seconds", "peak_memory")
-        asked = Manifest.open(self.traces.with_name(f"{self.traces.stem}.manifest.json")).facts("generate")
+        asked = Manifest.open(traces.with_name(f"{traces.stem}.manifest.json")).facts("generate")
         return {
             "training": {key: facts[key] for key in kept},
             "traces": {key: asked.get(key) for key in ("rows", "completion_tokens", "seconds")},
