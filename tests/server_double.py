@@ -18,18 +18,21 @@ Behaviour = Callable[["Handler", dict[str, Any]], None]
 
 
 class ServerDouble:
-    """``models`` is the list it gives, None for none; ``by_body`` may choose a behaviour by what is asked."""
+    """``models`` is the list it gives, None for none, each with its ``context`` if there is one; ``by_body`` may choose
+    a behaviour by what is asked."""
 
     def __init__(
         self,
         script: Iterable[Behaviour] = (),
         *,
         models: list[str] | None = None,
+        context: int | None = None,
         key: str | None = None,
         by_body: Callable[[dict[str, Any]], Behaviour | None] = lambda body: None,
     ) -> None:
         self.script = iter(script)
         self.models, self.key, self.by_body = models, key, by_body
+        self.length = {"max_model_len": context} if context else {}
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.in_flight = self.most_in_flight = 0
@@ -78,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(401, {"error": {"message": f"wrong key: {self.headers.get('Authorization')}"}})
         if self.path != "/v1/models" or double.models is None:
             return self.reply(404, {"error": "no such path"})
-        self.reply(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in double.models]})
+        self.reply(200, {"object": "list", "data": [{"id": name, **double.length} for name in double.models]})
 
     def do_POST(self) -> None:
         double = self.server_double

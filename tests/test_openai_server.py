@@ -21,6 +21,7 @@ import msgspec
 import pytest
 import yaml
 
+from cotdistill.commands.options import server_of
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.api_key import ApiKey, key_for
 from cotdistill.engines.dialect import Dialect
@@ -28,7 +29,7 @@ from cotdistill.engines.endpoint import Endpoint, Reception
 from cotdistill.engines.openai_server import OpenAIServerEngine
 from cotdistill.engines.server import Server
 from cotdistill.engines.server_reply import LONGEST_WAIT, Again, retry_after
-from cotdistill.errors import DataError, SetupError
+from cotdistill.errors import DataError, SetupError, UsageError
 from cotdistill.evaluation import Contestant, evaluate_all
 from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
@@ -513,6 +514,17 @@ def generate(tmp_path: Path, server: ServerDouble, *words: str, **variables: str
 def write_questions(tmp_path: Path, count: int) -> None:
     rows = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(count)]
     (tmp_path / "q.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("concurrency", 32), ("timeout", 5.0), ("api_key_env", "K"), ("api_key_file", Path("k")), ("price_prompt", 2.0)],
+)
+def test_flags_of_a_server_need_one(flag, value):
+    given = {"concurrency": 16, "timeout": 600.0, "api_key_env": None, "api_key_file": None}
+    assert server_of(None, **given) is None
+    with pytest.raises(UsageError, match=f"--{flag} is about a server"):
+        server_of(None, **given | {flag: value})
 
 
 def everything_written(directory: Path) -> bytes:

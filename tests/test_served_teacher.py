@@ -1,5 +1,7 @@
 """A scoring teacher on a server: what it says is what its own weights would, and whatever else it says is refused."""
 
+from functools import partial
+
 import msgspec
 import pytest
 import torch
@@ -140,6 +142,25 @@ def test_each_address_is_checked(tiny, other):
         with pytest.raises(SetupError, match=f"{two.url}.*gives no probabilities"):
             teacher.check()
         assert len(one.bodies) == 1
+
+
+@pytest.mark.parametrize("objective", ["on_policy", "offline_kd"])
+def test_texts_beyond_its_context_are_refused_before_any_is_sent(tiny, other, tmp_path, objective):
+    with ServerDouble(models=["big"], context=40, by_body=lambda body: serving(other, most=40)) as double:
+        how = ["--objective", objective, "--teacher_model", "big", "--base_url", double.url]
+        refused = command(tiny, tmp_path, *how)
+        assert isinstance(refused.exception, SetupError)
+        assert "its context has 39: lower" in str(refused.exception)
+        assert len(double.bodies) == 1  # the check
+
+
+def test_the_shortest_context_counts(tiny, other):
+    listing = partial(ServerDouble, models=["big"], by_body=lambda body: serving(other))
+    with listing(context=90) as one, listing() as two, listing(context=80) as three:
+        urls = one.url, two.url, three.url
+        teacher = ServedTeacher("big", Server(urls), on_cpu(tiny).tokenizer, 5, pause=0.01)
+        teacher.check()
+        assert teacher.context == 79
 
 
 @pytest.mark.parametrize(

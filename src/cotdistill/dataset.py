@@ -31,7 +31,7 @@ class Dataset(msgspec.Struct, frozen=True):
     labels: list[tuple[str, Question, str]]
 
 
-def beside(path: Path) -> tuple[Path, Path]:
+def verdicts_and_scores_of(path: Path) -> tuple[Path, Path]:
     """Where the verdicts on a file of traces are, and the teacher's scores of them: beside it, ``cot.verdicts.jsonl``
     for ``cot.jsonl``; in the directory of a run under the run's names."""
     in_run = path.with_name("3_verdicts.jsonl")

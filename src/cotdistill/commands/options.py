@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from cotdistill.engines.opening import ENGINES
@@ -67,15 +68,20 @@ def server_of(
     price_prompt: float | None = None,
     price_completion: float | None = None,
 ) -> Server | None:
-    """The server that the flags describe, if any. Raises ``UsageError`` for flags that cannot be right."""
-    if not base_url:
-        return None
-    with usage():
-        return Server(
-            base_url=tuple(base_url), concurrency=concurrency, timeout=timeout, api_key_env=api_key_env,
-            api_key_file=str(api_key_file) if api_key_file else None, price_prompt=price_prompt,
-            price_completion=price_completion,
-        )  # fmt: skip
+    """The server that the flags describe, if any. Raises ``UsageError`` for flags that cannot be right, or have no
+    server to be about."""
+    given: dict[str, Any] = {
+        "concurrency": concurrency, "timeout": timeout, "api_key_env": api_key_env,
+        "api_key_file": str(api_key_file) if api_key_file else None, "price_prompt": price_prompt,
+        "price_completion": price_completion,
+    }  # fmt: skip
+    if base_url:
+        with usage():
+            return Server(base_url=tuple(base_url), **given)
+    for field in msgspec.structs.fields(Server):
+        if given.get(field.name, field.default) != field.default:
+            raise UsageError(f"--{field.name} is about a server: say which with --base_url")
+    return None
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def train(
     """
     from contextlib import ExitStack
 
-    from cotdistill.dataset import beside, load_dataset
+    from cotdistill.dataset import load_dataset, verdicts_and_scores_of
     from cotdistill.download import local_model
     from cotdistill.learning.ladder import refuse_alone
     from cotdistill.learning.lint import check_packages
@@ -206,7 +206,7 @@ def train(
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file)
     if server and not teacher_model:
         raise UsageError("--base_url needs --teacher_model, the name that the server knows its model by")
-    verdicts, scores = beside(cot_dataset)
+    verdicts, scores = verdicts_and_scores_of(cot_dataset)
     teacher = ScoringTeacher(teacher_model, scores, server) if teacher_model else None
     ranks = here()
     if dry_run:

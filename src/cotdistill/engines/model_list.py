@@ -3,6 +3,8 @@
     GET http://localhost:8000/v1/models  ->  {"data": [{"id": "qwen3-32b"}, ...]}
 """
 
+from collections.abc import Container
+
 import msgspec
 
 from cotdistill.engines.endpoint import Endpoint
@@ -15,14 +17,16 @@ PATIENCE = 10.0
 
 class _Listed(msgspec.Struct):
     id: str
+    max_model_len: int | None = None
 
 
 class _List(msgspec.Struct):
     data: list[_Listed]
 
 
-async def list_models(endpoint: Endpoint) -> list[str]:
-    """The names on the list; none where the server gives no list, which is its right.
+async def list_models(endpoint: Endpoint) -> dict[str, int | None]:
+    """The names on the list, each with the longest text of that model in tokens where the server says it, as vLLM
+    does; none where it gives no list, which is its right.
 
     Raises ``SetupError`` where nobody answers or the key is refused.
     """
@@ -31,17 +35,19 @@ async def list_models(endpoint: Endpoint) -> list[str]:
     except Again as error:
         if error.away:
             raise SetupError(f"{endpoint.url} {error}; is the server running, and --base_url right?") from None
-        return []  # whether it answers questions shows when it is asked one
+        return {}  # whether it answers questions shows when it is asked one
     except Refused:
-        return []
+        return {}
     if got.status == 401:
         raise SetupError(f"{endpoint.url} refuses the API key (401); check --api_key_env or --api_key_file")
+    if got.status != 200:
+        return {}
     try:
-        return [one.id for one in msgspec.json.decode(got.body, type=_List).data] if got.status == 200 else []
+        return {one.id: one.max_model_len for one in msgspec.json.decode(got.body, type=_List).data}
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return []
+        return {}
 
 
-def is_listed(model: str, names: list[str]) -> bool:
+def is_listed(model: str, names: Container[str]) -> bool:
     """Ollama lists under "m:latest" what may be asked for as "m"."""
     return model in names or f"{model}:latest" in names

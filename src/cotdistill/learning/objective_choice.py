@@ -44,6 +44,9 @@ def open_objective(
         return asked_with(prompts[row.question_id], row)
 
     read = [shown(row) for row in rows]
+    longest = max(len(row.input_ids) for row in read)
+    if settings.objective == "on_policy":
+        longest = max(longest, _longest_written(rows, read, settings.on_policy.max_new_tokens, max_length))
 
     def opened(k: int) -> Scorer:
         if teacher.server:
@@ -51,14 +54,15 @@ def open_objective(
             server = msgspec.structs.replace(teacher.server, concurrency=share)
             served = ServedTeacher(teacher.model, server, model.tokenizer, k)
             served.check()
+            _refuse_too_long(longest, served.context)
             return served
         loaded = load_model(teacher.directory, placement, trust_remote_code=trust_remote_code)
+        _refuse_too_long(longest, loaded.context_length)
         return Teacher(loaded, shared_ids(model.tokenizer, loaded.tokenizer), k, read)
 
     if settings.objective == "on_policy":
         with here().together():
             scorer = opened(settings.top_k("on_policy"))
-            _refuse_too_long(scorer, rows, read, settings.on_policy.max_new_tokens, max_length)
         return partial(
             OnPolicy, model=model, teacher=scorer, settings=settings.on_policy, max_length=max_length,
             seed=settings.seed, shown=shown,
@@ -70,17 +74,17 @@ def open_objective(
     return partial(OfflineKd, scores=lambda row: scores(shown(row)), weight=settings.offline_kd.weight)
 
 
-def _refuse_too_long(
-    teacher: Scorer, rows: Sequence[Example], read: Sequence[Example], new_tokens: int, max_length: int
-) -> None:
-    """Raise ``SetupError`` where a trace, or an answer that the student may write, does not fit into the teacher's
-    context behind its own prompt."""
-    longest = max(
-        max(len(own.input_ids), own.prompt_length + min(new_tokens, max_length - row.prompt_length))
+def _longest_written(rows: Sequence[Example], read: Sequence[Example], new_tokens: int, max_length: int) -> int:
+    """Tokens of the longest answer that the student may write, behind what the teacher reads before it."""
+    return max(
+        own.prompt_length + min(new_tokens, max_length - row.prompt_length)
         for row, own in zip(rows, read, strict=True)
     )
-    if longest > teacher.context:
+
+
+def _refuse_too_long(longest: int, context: int) -> None:
+    if longest > context:
         raise SetupError(
-            f"the teacher may have to read {longest} tokens, and its context has {teacher.context}: lower "
-            "--max_new_tokens or --max_length, or show it fewer worked examples"
+            f"the teacher may have to read {longest} tokens, and its context has {context}: lower --max_new_tokens or "
+            "--max_length, or show it fewer worked examples"
         )

@@ -7,6 +7,7 @@ from typing import Any
 from cotdistill.errors import SetupError
 from cotdistill.learning.lesson import Lesson
 from cotdistill.learning.lint import LONGEST_ANSWER, Lint, Pair
+from cotdistill.learning.relation import read_tokenizer
 from cotdistill.settings.train import TrainSettings
 from cotdistill.template import ChatTemplate
 
@@ -17,19 +18,20 @@ def rehearse(
 ) -> Lint:  # fmt: skip
     """Its lint: of the student only the tokenizer and the names of its layers are loaded. Raises ``SetupError`` for
     layers that it does not have."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from cotdistill.adapter import choose_targets
     from cotdistill.model import check_directory
 
     check_directory(student, trust_remote_code)
-    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    template = ChatTemplate(read_tokenizer(student, trust_remote_code=trust_remote_code))
     try:
-        template = ChatTemplate(AutoTokenizer.from_pretrained(student, **common))
-        config: Any = AutoConfig.from_pretrained(student, **common)
+        config: Any = AutoConfig.from_pretrained(
+            student, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         why = " ".join(str(error).split())[:300]
-        raise SetupError(f"cannot load the tokenizer in {student}: {why}; get the model again") from error
+        raise SetupError(f"cannot read the configuration in {student}: {why}; get the model again") from error
     if settings.lora.targets:
         choose_targets(_layers(config, trust_remote_code), settings.lora.targets)
     context = getattr(config, "max_position_embeddings", None) or settings.max_length

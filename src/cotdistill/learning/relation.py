@@ -83,7 +83,7 @@ def read_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:  # a damaged file fails in any of the library's own ways
         why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise SetupError(f"cannot load the tokenizer in {directory}: {why}") from error
+        raise SetupError(f"cannot load the tokenizer in {directory}: {why}; get the model again") from error
 
 
 def _of_gguf(path: Path) -> Tokens:

@@ -20,6 +20,7 @@ import torch
 from cotdistill.engines.attempts import Attempts
 from cotdistill.engines.background import Background
 from cotdistill.engines.endpoint import Endpoint, Tickets
+from cotdistill.engines.model_list import list_models
 from cotdistill.engines.server import Server
 from cotdistill.engines.server_reply import Again, Refused, failure, said
 from cotdistill.errors import ServerAway, SetupError
@@ -64,12 +65,12 @@ class ServedTeacher:
         self._background = Background()
         self._tickets: Tickets | None = None
         weakref.finalize(self, self._background.stop)
-        self.context = sys.maxsize  # the server says when it is too much
+        self.context = sys.maxsize  # until the server was asked; one that does not say refuses what is too much
         self.at_once = 4 * server.concurrency * len(server.urls)
 
     def check(self) -> None:
-        """Raise ``SetupError`` where the server, at any of its addresses, gives no probabilities or its model has other
-        tokens, ``ServerAway`` where it does not answer."""
+        """Learn the shortest ``context`` of its addresses. Raises ``SetupError`` where the server, at any of them,
+        gives no probabilities or its model has other tokens, ``ServerAway`` where it does not answer."""
         ids = self._tokenizer(PROBE, add_special_tokens=False).input_ids
         for url in self._server.urls:
             one = msgspec.structs.replace(self._server, base_url=url, retries=min(self._server.retries, 1))
@@ -79,6 +80,8 @@ class ServedTeacher:
             except ServerAway as error:
                 why = str(error.__cause__)
                 raise ServerAway(f"{why}; is the server running, and its address right, up to /v1?") from error
+            longest = self._background.submit(teacher._longest()).result()
+            self.context = min(self.context, longest or self.context)
 
     def score(self, rows: Sequence[Example]) -> list[Scores]:
         """Scores of each row, in their order. Raises ``SetupError`` where the server does not give them, and
@@ -99,6 +102,12 @@ class ServedTeacher:
         finally:
             for one in asked:
                 one.cancel()
+
+    async def _longest(self) -> int | None:
+        """Tokens that may be sent to its one address: the context, less the one that it is asked to write."""
+        [endpoint] = await self._attempts.connect(self._background)
+        context = (await list_models(endpoint)).get(self._model)
+        return context - 1 if context else None
 
     async def _scores(self, tickets: Tickets, row: Example) -> Scores:
         return await self._attempts.get(tickets, partial(self._exchange, row))
