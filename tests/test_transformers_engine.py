@@ -122,12 +122,12 @@ class Scripted:
     def get_input_embeddings(self):
         return self.model.module.get_input_embeddings()
 
-    def generate(self, input_ids, attention_mask, generation_config, past_key_values, **_):
-        if past_key_values is None:
-            return SimpleNamespace(past_key_values=DynamicCache())
+    def generate(self, input_ids, attention_mask, generation_config, cache, **_):
+        if cache is None:
+            return SimpleNamespace(cache=DynamicCache())
         self.asked = (input_ids, attention_mask, generation_config)
         sequences = torch.cat([input_ids, torch.tensor(self.rows)], dim=1)
-        return SimpleNamespace(sequences=sequences, past_key_values=past_key_values)
+        return SimpleNamespace(sequences=sequences, cache=cache)
 
 
 def scripted(model, module):
@@ -149,11 +149,11 @@ def test_a_row_that_has_ended_leaves_the_batch(tmp_path, monkeypatch):
     sizes = []
 
     class Module(Scripted):
-        def generate(self, input_ids, past_key_values, **options):
-            if past_key_values is not None:
+        def generate(self, input_ids, cache, **options):
+            if cache is not None:
                 sizes.append(len(input_ids))
             self.rows = [[65, 65]] * (len(input_ids) - 1) + [[65, turn]]
-            return super().generate(input_ids, past_key_values=past_key_values, **options)
+            return super().generate(input_ids, cache=cache, **options)
 
     monkeypatch.setattr(transformers_engine, "SEGMENT", 2)
     answers(scripted(model, Module(model, [])), requests(3), max_new_tokens=6)

@@ -67,8 +67,8 @@ def spoken(model: Any, adapted: Any, prompt: Sequence[int], limit: int, *, as_ba
     device = adapted.get_input_embeddings().weight.device
     while len(answer) < limit:
         with torch.inference_mode(), adapted.disable_adapter() if as_base else nullcontext():
-            output = adapted(input_ids=given.to(device), past_key_values=cache, use_cache=True)
-        token, cache = int(output.logits[0, -1].argmax()), output.past_key_values
+            output = adapted(input_ids=given.to(device), cache=cache, use_cache=True)
+        token, cache = int(output.logits[0, -1].argmax()), output.cache
         if token in model.template.stop_ids:
             break
         answer.append(token)

@@ -55,7 +55,7 @@ def share(prompts: Sequence[list[int]], generate: Callable[..., Any], device: to
         return None
     ids = prompts[0][:length]
     row = torch.tensor([ids], device=device)
-    cache = generate(row, torch.ones_like(row)).past_key_values
+    cache = generate(row, torch.ones_like(row)).cache
     return SharedBeginning(ids, cache) if is_plain(cache) else None
 
 

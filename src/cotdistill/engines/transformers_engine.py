@@ -164,7 +164,7 @@ class TransformersEngine:
         ids, mask = ids.to(self._device), mask.to(self._device)
         cache = beginning.cache(len(prompts)) if beginning else None
         if longest - 1 > len(shared):
-            cache = self._generate(ids[:, :-1], mask[:, :-1], cache).past_key_values
+            cache = self._generate(ids[:, :-1], mask[:, :-1], cache).cache
         batch = GrowingBatch([same[0] for same in different], ids, mask, cache)
         if len(rows) > len(different):
             batch.select([at for at, same in enumerate(different) for _ in same])
@@ -179,7 +179,7 @@ class TransformersEngine:
         draw = Draw(chances, sampling.temperature, sampling.top_p) if chances else None
         output = self._generate(batch.ids, batch.mask, roomy(batch.cache), length=length, draw=draw)
         new = output.sequences[:, batch.width :]
-        batch.ids, batch.cache = output.sequences, output.past_key_values
+        batch.ids, batch.cache = output.sequences, output.cache
         batch.mask = torch.cat([batch.mask, torch.ones_like(new)], dim=1)
         for row, tokens in zip(batch.rows, new.tolist(), strict=True):
             end = next((at for at, token in enumerate(tokens, 1) if token in self._stops), len(tokens))
@@ -206,7 +206,7 @@ class TransformersEngine:
             pad_token_id=self._model.template.pad_id, return_dict_in_generate=True, output_logits=logits,
         )  # fmt: skip
         return self._module.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config,
+            input_ids=ids, attention_mask=mask, cache=cache, generation_config=config,
             logits_processor=LogitsProcessorList([draw] if draw else []),
         )  # fmt: skip
 

@@ -208,12 +208,12 @@ def _forward(
     model: Any, batch: Batch, device: torch.device, beginning: SharedBeginning | None = None
 ) -> torch.Tensor:
     mask = None if batch.mask is None else batch.mask.to(device)
-    before, cache = (len(beginning.ids), beginning.cache(len(batch.ids))) if beginning else (0, None)
+    before, kept = (len(beginning.ids), {"cache": beginning.cache(len(batch.ids))}) if beginning else (0, {})
     if mask is not None:
         mask = torch.cat([mask.new_ones(len(mask), before), mask], dim=1)
     output = model(
         input_ids=batch.ids.to(device), position_ids=batch.positions.to(device) + before, attention_mask=mask,
-        past_key_values=cache, use_cache=cache is not None,
+        use_cache=bool(kept), **kept,
     )  # fmt: skip
     logits: torch.Tensor = output.logits
     return logits
