@@ -87,6 +87,18 @@ def start(project: Path, words: list[str], **variables: str) -> subprocess.Popen
     )  # fmt: skip
 
 
+def train_here(project: Path, output: str, **changed: object) -> Path:
+    """What ``command`` trains, in this process."""
+    from cotdistill.commands.train import Objective, Scheduler, train
+
+    settings = {**SETTINGS, **changed}
+    for name, kind in (("objective", Objective), ("lr_scheduler", Scheduler)):
+        if name in settings:
+            settings[name] = kind(settings[name])
+    train(str(project / "models/student"), project / "data/cot.jsonl", project / f"results/{output}", **settings)
+    return project / f"results/{output}"
+
+
 def finish(job: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
     try:
         out, err = job.communicate(timeout=seconds)
@@ -132,10 +144,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(project: Path) -> Path:
     """The adapter that one process trains."""
-    from cotdistill.commands.train import train
-
-    train(str(project / "models/student"), project / "data/cot.jsonl", project / "results/alone", **SETTINGS)
-    return project / "results/alone"
+    return train_here(project, "alone")
 
 
 # What the ranks are
@@ -277,8 +286,7 @@ def test_shards_of_two_processes_are_saved_as_the_adapter_of_one(project, alone)
 
 def test_all_processes_stop_early_and_keep_the_best_adapter_as_one_does(project):
     early = {"learning_rate": 0.03, "lr_scheduler": "constant", "validation": 0.25, "patience": 1}
-    code, _, err = finish(start(project, [sys.executable, *command("best1", **early)]))
-    assert code == 0, err
+    train_here(project, "best1", **early)
     code, _, err = launch(project, command("best2", **early))
     assert code == 0, err
     words = ["--config_file", "recipes/distributed/fsdp2_offload.yaml", "--main_process_port", str(free_port())]

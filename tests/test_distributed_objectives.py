@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 
@@ -11,15 +10,24 @@ from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.on_policy import OnPolicy
 from cotdistill.learning.order import blank
 from cotdistill.learning.ranks import Ranks
-from test_distributed import command, farthest, finish, free_port, launch, launcher, project, start  # noqa: F401
+from test_distributed import (  # noqa: F401
+    command,
+    farthest,
+    finish,
+    free_port,
+    launch,
+    launcher,
+    project,
+    start,
+    train_here,
+)  # fmt: skip
 from test_loss import adapted
 from test_on_policy import Likes, settings
 
 
 def test_two_processes_train_step_by_step_as_one_does(project):  # noqa: F811
     words = {"objective": "step_by_step", "alpha": 0.3}
-    code, _, err = finish(start(project, [sys.executable, *command("one", **words)]))
-    assert code == 0, err
+    train_here(project, "one", **words)
     code, _, err = launch(project, command("two", **words))
     assert code == 0, err
     one, two = (
@@ -38,11 +46,10 @@ def test_two_processes_share_the_teachers_work_and_train_as_one_does(project, ob
     teacher = project / "models/teacher"
     if not teacher.exists():
         make_model(teacher, seed=7)
-    words = {"objective": objective, "teacher_model": "models/teacher", "top_k": 8, "num_epochs": 2, **words}
+    words = {"objective": objective, "teacher_model": str(teacher), "top_k": 8, "num_epochs": 2, **words}
     words["limit"] = 9  # of the second step, a single row, the second process has none
     scores = [project / f"data/cot.scores.{ending}" for ending in ("json", "safetensors")]
-    code, _, err = finish(start(project, [sys.executable, *command("alone", **words)]))
-    assert code == 0, err
+    train_here(project, "alone", **words)
     if objective == "offline_kd":
         alone = [path.read_bytes() for path in scores]
         for path in scores:

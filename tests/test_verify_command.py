@@ -331,19 +331,19 @@ print(tally.counts["agrees"], peak() - before)
 """
 
 
-def test_fifty_thousand_traces_are_judged_without_holding_them(tmp_path):
+def test_twenty_thousand_traces_are_judged_without_holding_them(tmp_path):
     filler = "We think about it once more and see nothing new. " * 15
     write(tmp_path / "small.jsonl", made(A, RIGHT))
     with (tmp_path / "large.jsonl").open("w") as file:
-        for n in range(50_000):
+        for n in range(20_000):
             words = f"{'abcd'[n % 4]} " * 120  # four different ways to put it
             row = made(f"What is {n // 4} + 1?", f"{filler}{words}.\nFinal Answer: {n // 4 + 1}", id=f"t{n}")
             file.write(json.dumps(row) + "\n")
-    assert (tmp_path / "large.jsonl").stat().st_size > 50e6
+    assert (tmp_path / "large.jsonl").stat().st_size > 20e6
     outcome = subprocess.run(
         [sys.executable, "-c", GROWTH.format(src=SRC)], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert outcome.returncode == 0, outcome.stderr
     agreeing, growth = map(int, outcome.stdout.split())
-    assert agreeing > 12_000
-    assert growth < 20e6
+    assert agreeing == 20_000
+    assert growth < 8e6
