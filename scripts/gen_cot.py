@@ -2,4 +2,5 @@
 
 import helpers
 
-helpers.run("generate")
+if __name__ == "__main__":  # a process that vLLM starts reads this file again
+    helpers.run("generate")

@@ -10,4 +10,5 @@ What one may want to change, as flags with these defaults:
 
 import helpers
 
-helpers.run("train")
+if __name__ == "__main__":  # a process that vLLM starts reads this file again
+    helpers.run("train")

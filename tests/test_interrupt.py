@@ -71,6 +71,31 @@ def test_what_cannot_be_interrupted_or_tidies_too_long_is_over_within_five_secon
     assert err == "interrupted; the same command goes on from here\n"
 
 
+FORKING = f"""
+import sys; sys.path.insert(0, {SRC!r})
+import os, signal, time
+from cotdistill import interrupt
+
+interrupt.GRACE = 0.2
+interrupt.stop_in_time()
+child = os.fork()
+if not child:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    print("on", flush=True)
+    time.sleep(60)
+time.sleep(0.5)
+os.kill(child, signal.SIGTERM)
+assert os.waitpid(child, 0)[1] == 0
+time.sleep(1)
+print("went on")
+"""
+
+
+def test_a_signal_to_a_forked_child_is_none_to_its_parent():
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "on\nwent on\n", "")
+
+
 def test_a_signal_that_was_turned_off_before_the_start_stays_off():
     off = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     start = [sys.executable, "-c", off]

@@ -124,6 +124,7 @@ def test_thinking_is_kept_apart_from_the_answer_and_reaches_the_trace(field, tmp
         fails(429), fails(500), fails(503), drops, says(b"{}"), says(b'{"choices": []}'), says(b"<html>oops"),
         says(b'{"choices": [{"message": {"content": 42}}]}'), says(b"\xff\xfe"), says(b"[" * 100_000), says(b""),
         answers("half", finish="error"),
+        answers("half", finish="abort"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip

@@ -140,18 +140,23 @@ def cluster():
 
 def scripted(pids: Path, *, seconds: float = 0.02, times: int = 2):
     """Opens an engine that says everything ``times`` times and notes its process for every question; the question
-    "poison" ends the process."""
+    "poison" ends the process, and later ones an engine whose process lives on, as vLLM's does."""
 
     def open_inner() -> ScriptedEngine:
         class Stammering(ScriptedEngine):
             def complete(self, requests, sampling):
                 for completion in super().complete(requests, sampling):
+                    if completion.error:
+                        raise SetupError(completion.error)
                     yield from [completion] * times
 
         def answer(text: str) -> str:
             with pids.open("a") as file:
                 file.write(f"{os.getpid()}\n")
+            if text == "poison" and pids.with_name("poisoned").exists():
+                raise ValueError("its own process ended")
             if text == "poison":
+                pids.with_name("poisoned").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(seconds)
             return f"{text} makes {len(text)}\nFinal Answer: {len(text)}"

@@ -10,10 +10,18 @@ import pytest
 
 from conftest import make_model, on_cpu
 from cotdistill.card import AdapterCard
-from cotdistill.engines import Message, Request, Sampling
+from cotdistill.engines import Message, Request, Sampling, vllm_engine
 from cotdistill.engines.opening import open_engine
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
+
+
+class Invalid(Exception):
+    """``vllm.exceptions.VLLMValidationError``, which was a ``ValueError`` before 0.27."""
+
+
+class EngineDeadError(Exception):
+    """``vllm.v1.engine.exceptions.EngineDeadError``."""
 
 
 class Engine:
@@ -25,19 +33,21 @@ class Engine:
         self.arguments, self.running, self.added, self.aborted, self.most = arguments, {}, [], [], 0
         self.engine_core = types.SimpleNamespace(shutdown=lambda: setattr(self, "down", True))
         self.model_config = types.SimpleNamespace(dtype="torch.bfloat16")
-        self.down, self.answer = False, lambda prompt: prompt[-3:]
+        self.down, self.answer, self.also_stops = False, lambda prompt: prompt[-3:], []
 
     @classmethod
     def from_engine_args(cls, engine_args):
         if "broken" in engine_args.model:
             raise RuntimeError("no CUDA GPUs are available")
+        if getattr(engine_args, "quantization", None):
+            raise ValueError("Unknown quantization method: bitsandbytes.")
         cls.engines.append(cls(engine_args))
         return cls.engines[-1]
 
     def add_request(self, request_id, prompt, params, arrival_time=None, lora_request=None, tokenization_kwargs=None,
                     trace_headers=None, priority=0, prompt_text=None):
         if len(prompt["prompt_token_ids"]) > 200:
-            raise ValueError("The decoder prompt is longer than the maximum model length of 200.")
+            raise Invalid("The decoder prompt is longer than the maximum model length of 200.")
         self.added.append((request_id, prompt["prompt_token_ids"], params, lora_request))
         self.running[request_id] = (self.answer(prompt["prompt_token_ids"]), params, [])
         self.most = max(self.most, len(self.running))
@@ -47,7 +57,7 @@ class Engine:
         outputs = []
         for key, (answer, params, done) in list(self.running.items())[: self.arguments.max_num_seqs]:
             done.append(answer[len(done)])
-            stop = done[-1] in params.stop_token_ids
+            stop = done[-1] in [*params.stop_token_ids, *self.also_stops]
             if stop or len(done) in (params.max_tokens, len(answer)):
                 del self.running[key]
                 one = types.SimpleNamespace(token_ids=done, finish_reason="stop" if stop else "length")
@@ -64,6 +74,7 @@ def vllm(monkeypatch):
         return types.SimpleNamespace(**fields)
 
     Engine.engines = []
+    monkeypatch.setattr(vllm_engine, "TOGETHER", 2)
     modules = {
         "vllm": {"EngineArgs": made, "LLMEngine": Engine, "SamplingParams": made},
         "vllm.lora.request": {"LoRARequest": lambda lora_name, lora_int_id, lora_path: (lora_name, lora_int_id, lora_path)},
@@ -83,7 +94,7 @@ def requests(*texts):
 
 @pytest.fixture
 def engine(vllm, tiny):
-    return open_engine(str(tiny), engine="vllm", batch_size=2)
+    return open_engine(str(tiny), engine="vllm", batch_size=1)
 
 
 def test_vllm_is_given_the_token_ids_that_every_engine_computes(engine, vllm, tiny):
@@ -116,6 +127,9 @@ def test_the_end_of_the_turn_is_cut_off_and_counted(engine, vllm, tiny):
     [one] = engine.complete(requests("a"), Sampling())
     assert (one.finish, one.completion_tokens) == ("stop", 2)
     assert "im_end" not in one.text
+    vllm[0].answer, vllm[0].also_stops = lambda prompt: [65, 66], [66]  # by the model's generation_config.json
+    [one] = engine.complete(requests("a"), Sampling())
+    assert (one.text, one.finish) == (on_cpu(tiny).tokenizer.decode([65]), "stop")
 
 
 def test_a_request_that_vllm_refuses_is_an_error_row_and_the_others_are_answered(engine):
@@ -142,6 +156,24 @@ def test_leaving_early_takes_the_requests_out_of_vllm(engine, vllm):
     assert vllm[0].down
 
 
+@pytest.mark.parametrize(("gpus", "used"), [(0, None), (1, None), (2, 2), (3, 2), (8, 4)])
+def test_the_model_is_divided_among_the_gpus_that_it_can_be_divided_among(vllm, tiny, monkeypatch, gpus, used):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    open_engine(str(tiny), engine="vllm", batch_size=300)
+    arguments = vllm[0].arguments
+    assert getattr(arguments, "tensor_parallel_size", None) == used
+    assert (arguments.max_num_seqs, arguments.max_model_len) == (300, -1)
+
+
+def test_a_vllm_that_died_before_it_is_asked_ends_the_command(engine, monkeypatch):
+    def dead(*_, **__):
+        raise EngineDeadError("EngineCore encountered an issue")
+
+    monkeypatch.setattr(Engine, "add_request", dead)
+    with pytest.raises(SetupError, match="vLLM ended"):
+        list(engine.complete(requests("a"), Sampling()))
+
+
 def test_a_vllm_that_dies_is_one_sentence(engine, vllm, monkeypatch):
     monkeypatch.setattr(Engine, "step", lambda self: 1 / 0)
     with pytest.raises(SetupError, match="vLLM ended"):
@@ -160,6 +192,14 @@ def test_an_adapter_is_applied_to_every_request_and_must_be_the_models_own(vllm,
     assert (vllm[0].arguments.enable_lora, vllm[0].arguments.max_lora_rank) == (True, 16)
     with pytest.raises(SetupError, match="was trained on tiny"):
         open_engine(str(make_model(tmp_path / "other", seed=1)), engine="vllm", adapter=adapter)
+
+
+def test_what_vllm_does_not_run_is_refused(vllm, tiny, tmp_path):
+    (tmp_path / "m.gguf").touch()
+    with pytest.raises(SetupError, match="GGUF file, which vLLM does not run"):
+        open_engine(str(tmp_path / "m.gguf"), engine="vllm")
+    with pytest.raises(SetupError, match="pip install vllm-bnb-plugin"):
+        open_engine(str(tiny), engine="vllm", load_in_4bit=True)
 
 
 def test_without_vllm_or_a_gpu_one_sentence_says_so(vllm, tiny, tmp_path, monkeypatch):

@@ -28,10 +28,16 @@ def stop_in_time() -> None:
     heard, told = socket.socketpair()
     told.setblocking(False)
     signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_no_longer_told)
     threading.Thread(target=_watch, args=(heard,), daemon=True).start()
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+def _no_longer_told() -> None:
+    """A child shares the descriptor: a signal that ends it, as vLLM ends its own, is none to us."""
+    signal.set_wakeup_fd(-1)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ exact prefix of the sequence it was trained on.
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cotdistill.engines import Message
@@ -30,6 +31,17 @@ DATE = "01 Jan 2025"
 """For templates that write the day into the system turn (Llama 3): prompts must not change overnight."""
 
 _SLOT = re.compile("\ue000(\\d+)\ue001")
+
+
+def read_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """The transformers tokenizer in a directory. Raises ``SetupError`` where there is none that loads."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a damaged file fails in any of the library's own ways
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SetupError(f"cannot load the tokenizer in {directory}: {why}; get the model again") from error
 
 
 class ChatTemplate:

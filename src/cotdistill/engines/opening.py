@@ -84,7 +84,9 @@ def open_engine(
     if engine == "vllm":
         from cotdistill.engines.vllm_engine import VLLMEngine
 
-        log.info("%s on vLLM, %d at a time", Path(model).name, batch_size)
+        if gguf:
+            raise SetupError(f"{gguf} is a GGUF file, which vLLM does not run; take --engine llama_cpp")
+        log.info("%s on vLLM", Path(model).name)
         return VLLMEngine(
             local_model(model, want="hf"), adapter=adapter, batch_size=batch_size, load_in_4bit=load_in_4bit,
             trust_remote_code=trust_remote_code,

@@ -68,7 +68,12 @@ class RayWorker:
     def opened(self) -> dict[str, str]:
         """The description, when the engine is open; raises ``Died``, or the ``CotdistillError`` it could not be opened
         for."""
-        said: dict[str, str] = self._get(self.waits_for)
+        try:
+            said: dict[str, str] = self._get(self.waits_for)
+        except Died as error:
+            if isinstance(cause := error.__cause__, CotdistillError):
+                raise type(cause)(str(cause)) from None
+            raise
         self.ready, self.failures, self.waits_for = True, 0, None
         return said
 
@@ -101,10 +106,7 @@ class RayWorker:
         try:
             return self._ray.get(reference)
         except errors.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, CotdistillError):
-                raise type(cause)(str(cause)) from None
-            raise Died(_sentence(cause)) from None
+            raise Died(_sentence(error.cause)) from error.cause
         except errors.RayActorError:
             raise Died("its process or its node ended") from None
         except errors.RayError as error:

@@ -22,8 +22,9 @@ LONGEST_WAIT = 120.0
 
 LONGEST_MESSAGE = 300
 
-OVERLOADED = ("error", "insufficient_system_resource")
-"""Reasons to finish that say the server gave up: what it wrote until then is no answer."""
+GAVE_UP = ("error", "abort", "insufficient_system_resource")
+"""Reasons to finish that say the server gave up, as vLLM's "abort" when it is stopped: what it wrote until then is no
+answer."""
 
 
 class Refused(Exception):
@@ -89,7 +90,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, hide: Calla
     if not answer.choices:
         raise Again(f"the reply holds no answer: {said(body, hide)}")
     choice = answer.choices[0]
-    if choice.finish_reason in OVERLOADED:
+    if choice.finish_reason in GAVE_UP:
         raise Again(f"the server gave up ({choice.finish_reason})", busy=True)
     usage = answer.usage or _Usage()
     return Reply(

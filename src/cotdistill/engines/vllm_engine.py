@@ -1,12 +1,14 @@
 """Run a Hugging Face model in this process with vLLM: paged keys and values, prompts joining and leaving at every
 token, what they begin with computed once.
 
-Written for the interface of vLLM 0.32 and tested against a stand-in with its signatures; it has not run on a GPU.
-Prompts go in and answers come out as token ids, so that template and tokenizer are the same as in every other engine.
+Written for vLLM 0.17 to 0.33 and tested against a stand-in with its signatures; it has not run on a GPU. Prompts go in
+and answers come out as token ids, so that template and tokenizer are the same as in every other engine.
 """
 
+import gc
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,23 +19,27 @@ from cotdistill.engines import Completion, Finish, Request, Sampling
 from cotdistill.engines.clock import Clock
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
-from cotdistill.template import ChatTemplate
+from cotdistill.template import ChatTemplate, read_tokenizer
 
 log = logging.getLogger(__name__)
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM can be told of the largest rank of an adapter."""
+TOGETHER = 256
+"""Requests that are decoded together, where memory for their keys and values allows: vLLM takes it page by page."""
 AHEAD = 2
 """Requests that are given to vLLM, as a multiple of those that it computes together: it must never wait for one."""
 
 
 class VLLMEngine:
-    """``batch_size`` requests are decoded together. ``adapter`` is applied as it is, without merging."""
+    """The model on all GPUs that this process sees. ``TOGETHER`` requests, or ``batch_size`` if that is more, are
+    decoded together. ``adapter`` is applied as it is, without merging."""
 
     def __init__(
-        self, directory: Path, *, adapter: Path | None = None, batch_size: int = 64, load_in_4bit: bool | None = None,
-        trust_remote_code: bool = False,
+        self, directory: Path, *, adapter: Path | None = None, batch_size: int = TOGETHER,
+        load_in_4bit: bool | None = None, trust_remote_code: bool = False,
     ) -> None:  # fmt: skip
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
         try:
             from vllm import EngineArgs, LLMEngine
             from vllm.lora.request import LoRARequest
@@ -42,28 +48,30 @@ class VLLMEngine:
                 'this engine needs vLLM, which is not installed: pip install vllm (Linux, CUDA GPU), '
                 "or take --engine transformers"
             ) from error
-        from transformers import AutoTokenizer
-
         self._directory = directory
-        self._batch_size = batch_size
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        self._together = max(batch_size, TOGETHER)
+        self._tokenizer: Any = read_tokenizer(directory, trust_remote_code=trust_remote_code)
         self._template = ChatTemplate(self._tokenizer)
         self._four_bit = bool(load_in_4bit)
         options: dict[str, Any] = {"quantization": "bitsandbytes"} if load_in_4bit else {}
+        if (gpus := _gpus_for(directory, trust_remote_code)) > 1:
+            options |= {"tensor_parallel_size": gpus, "distributed_executor_backend": "mp"}
         if adapter:
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": self._rank(adapter)}
         self._adapter = LoRARequest("student", 1, str(adapter.resolve())) if adapter else None
         arguments = EngineArgs(
             model=str(directory), tokenizer=str(directory), trust_remote_code=trust_remote_code,
-            max_num_seqs=batch_size, enable_prefix_caching=True, generation_config="vllm", **options,
+            max_num_seqs=self._together, enable_prefix_caching=True, generation_config="vllm",
+            max_model_len=-1,  # the model's own, or as much of it as memory allows
+            **options,
         )  # fmt: skip
+        _give_back()
         try:
             self._engine: Any = LLMEngine.from_engine_args(arguments)
         except Exception as error:  # no GPU, no memory, a model it does not know: whatever vLLM says of it
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise SetupError(f"vLLM cannot run {directory}: {why}; take --engine transformers") from error
+            cure = "pip install vllm-bnb-plugin, or " if "nknown quantization" in why else ""
+            raise SetupError(f"vLLM cannot run {directory}: {why}; {cure}take --engine transformers") from error
 
     def describe(self) -> dict[str, str]:
         try:
@@ -86,7 +94,7 @@ class VLLMEngine:
         more = True
         try:
             while more or flying:
-                while more and len(flying) < AHEAD * self._batch_size:
+                while more and len(flying) < AHEAD * self._together:
                     if (request := next(todo, None)) is None:
                         more = False
                         break
@@ -124,7 +132,9 @@ class VLLMEngine:
             self._engine.add_request(
                 request.key, {"prompt_token_ids": prompt}, params, lora_request=self._adapter
             )
-        except (ValueError, TypeError) as error:  # longer than the model's context
+        except Exception as error:  # longer than the model's context; vLLM has changed its classes for that
+            if type(error).__name__ == "EngineDeadError":
+                raise self._dead(error) from error
             return str(error).strip() or type(error).__name__
         return None
 
@@ -132,15 +142,19 @@ class VLLMEngine:
         try:
             return list(self._engine.step())
         except Exception as error:  # its own process died; nothing that is asked now would be answered
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise SetupError(f"vLLM ended in the midst of its work ({why}); run the command again to go on") from error
+            raise self._dead(error) from error
+
+    def _dead(self, error: Exception) -> SetupError:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return SetupError(f"vLLM ended in the midst of its work ({why}); run the command again to go on")
 
     def _completion(self, request: Request, prompt_tokens: int, output: Any) -> Completion:
         ids = list(output.token_ids)
         if output.finish_reason not in ("stop", "length"):
             reason = f"vLLM: the request ended with {output.finish_reason!r}"
             return Completion(request.key, "", "error", prompt_tokens, len(ids), 0.0, reason)
-        answer = ids[:-1] if ids and ids[-1] in self._template.stop_ids else ids
+        # The id that stopped it, which may be one that only the model's generation_config.json names.
+        answer = ids[:-1] if output.finish_reason == "stop" else ids
         text = self._tokenizer.decode(answer, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         finish: Finish = "stop" if output.finish_reason == "stop" else "length"
         return Completion(request.key, text, finish, prompt_tokens, len(ids), 0.0)
@@ -152,6 +166,8 @@ class VLLMEngine:
             raise SetupError(f"the adapter in {adapter} was trained on {card.base_name}, not on {self._directory.name}")
         if card and card.template_hash != self._template.hash:
             raise SetupError(f"the adapter in {adapter} was trained with another chat template than it has now")
+        if card and card.four_bit and not self._four_bit:
+            log.warning("%s was trained on the 4-bit weights: --load_in_4bit asks it on those", adapter)
         try:
             config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -160,3 +176,29 @@ class VLLMEngine:
             raise SetupError(f"vLLM runs no DoRA adapter such as {adapter}; take --engine transformers")
         ranks = [config["r"], *config.get("rank_pattern", {}).values()]
         return next((rank for rank in RANKS if rank >= max(ranks)), max(ranks))
+
+
+def _gpus_for(directory: Path, trust_remote_code: bool) -> int:
+    """As many of the GPUs that this process sees as the model can be divided among."""
+    import torch
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(
+        directory, local_files_only=True, trust_remote_code=trust_remote_code
+    ).get_text_config()
+    heads = int(getattr(config, "num_attention_heads", 1))
+    pairs = int(getattr(config, "num_key_value_heads", None) or heads)
+    width = int(getattr(config, "intermediate_size", None) or heads)
+    return max(
+        (n for n in range(1, torch.cuda.device_count() + 1)
+         if heads % n == 0 and width % n == 0 and 0 in (pairs % n, n % pairs)),
+        default=1,
+    )  # fmt: skip
+
+
+def _give_back() -> None:
+    """What torch keeps for this process, after a training for example, is none of the free memory that vLLM needs."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing, where no GPU was used

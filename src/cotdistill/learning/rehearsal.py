@@ -7,9 +7,8 @@ from typing import Any
 from cotdistill.errors import SetupError
 from cotdistill.learning.lesson import Lesson
 from cotdistill.learning.lint import LONGEST_ANSWER, Lint, Pair
-from cotdistill.learning.relation import read_tokenizer
 from cotdistill.settings.train import TrainSettings
-from cotdistill.template import ChatTemplate
+from cotdistill.template import ChatTemplate, read_tokenizer
 
 
 def rehearse(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from cotdistill.errors import SetupError
+from cotdistill.template import read_tokenizer
 
 Kind = Literal["same", "alignable", "different", "unknown"]
 
@@ -73,17 +74,6 @@ def read_tokens(model: Path, *, trust_remote_code: bool = False) -> Tokens:
     if model.suffix == ".gguf":
         return _of_gguf(model)
     return tokens_of(read_tokenizer(model, trust_remote_code=trust_remote_code))
-
-
-def read_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
-    """The transformers tokenizer in a directory. Raises ``SetupError`` where there is none that loads."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a damaged file fails in any of the library's own ways
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise SetupError(f"cannot load the tokenizer in {directory}: {why}; get the model again") from error
 
 
 def _of_gguf(path: Path) -> Tokens:

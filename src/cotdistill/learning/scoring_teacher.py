@@ -10,9 +10,10 @@ from cotdistill.engines.opening import find_gguf
 from cotdistill.engines.server import Server
 from cotdistill.errors import SetupError, UsageError
 from cotdistill.identity import model_hash
-from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokenizer, read_tokens, relation
+from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokens, relation
 from cotdistill.model_files.conversion import to_hugging_face
 from cotdistill.settings.objective import Objective
+from cotdistill.template import read_tokenizer
 
 TOKEN_LEVEL: tuple[Objective, ...] = ("on_policy", "offline_kd")
 """The objectives that need the teacher's probabilities."""

@@ -22,7 +22,7 @@ from cotdistill.grade import grade
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import with_verdicts
-from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokenizer, read_tokens, relation, tokens_of
+from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokens, relation, tokens_of
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL
 from cotdistill.model_files.parameter_count import parameter_count
 from cotdistill.plans.budget import Sample, Sizes, assumptions, budget
@@ -38,7 +38,7 @@ from cotdistill.stages.self_samples import Pair
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.manifest import Manifest
-from cotdistill.template import ChatTemplate
+from cotdistill.template import ChatTemplate, read_tokenizer
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Verdict
 
