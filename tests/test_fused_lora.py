@@ -54,14 +54,14 @@ def test_a_gate_learns_where_only_gate_and_down_are_adapted(tiny):
         return next(p.grad for name, p in block.gate_proj.named_parameters() if "lora_A" in name and p.grad is not None)
 
     expected = gradient()
-    fuse(module)
+    assert block in fuse(module)
     assert expected.abs().max() > 0
     assert torch.allclose(gradient(), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
 
 def test_dropout_drops_in_training_only_and_its_gradient_is_that_of_what_was_kept(tiny):
     module, block = block_of(tiny, dropout=0.5)
-    fuse(module)
+    assert block in fuse(module)
     x = torch.randn(1, 50, 32)
     module.eval()
     assert torch.equal(outcome(block, x, 1)[0], outcome(block, x, 2)[0])

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers.modeling_outputs import CausalLMOutput
 
 from conftest import make_examples, make_gpt2, make_model, make_windowed, on_cpu
 from cotdistill.adapter import attach
+from cotdistill.errors import TrainingError
 from cotdistill.example import IGNORE, Example, asked_with
 from cotdistill.learning import chunked, teacher_scores
 from cotdistill.learning.chunked import nll
@@ -132,6 +134,24 @@ def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(monkeypatch):
     monkeypatch.setattr(teacher_scores, "choose", lambda *given, **more: choose(*given, **{**more, "pack": False}))
     teacher = Teacher(model, range(len(model.tokenizer)), 5, shown)
     assert teacher._beginning
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_the_loss_is_in_fp32_though_fsdp_rounds_what_leaves_a_model(tiny, monkeypatch, chunked):
+    model, module = adapted(tiny)
+    forward = module.forward
+    monkeypatch.setattr(module, "forward", lambda **given: CausalLMOutput(logits=forward(**given).logits.bfloat16()))
+    with AnswerLoss(module, model.template.pad_id, packed=True, chunked=chunked) as loss:
+        assert loss.tokens(module, make_examples(model, 2)).dtype == torch.float32
+    assert "forward" not in vars(model.module.get_output_embeddings())  # which would hold itself in memory
+
+
+def test_a_model_that_lies_partly_in_main_memory_is_refused(tiny, monkeypatch):
+    model, module = adapted(tiny)
+    elsewhere = torch.nn.Linear(2, 2, device="meta")
+    monkeypatch.setattr(module.get_base_model(), "get_output_embeddings", lambda: elsewhere)
+    with pytest.raises(TrainingError, match="too large for the GPU"):
+        choose(module, make_examples(model, 2), model.template.pad_id, pack=False)
 
 
 def test_rows_are_padded_where_packing_is_not_wanted(tiny):

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import CHATML, make_model, on_cpu
 from cotdistill.errors import SetupError
+from cotdistill.hardware import Placement
+from cotdistill.model import load_model
 
 
 @pytest.fixture
@@ -47,6 +49,16 @@ def test_weights_of_the_right_format_stay_pages_of_their_file_and_are_not_held_t
     ]
     for name, weight in module.named_parameters():
         assert any(start <= weight.data_ptr() < stop for start, stop in places), name
+
+
+def test_under_fsdp_a_model_stays_in_main_memory_until_it_is_sharded(tiny):
+    assert load_model(tiny, Placement("cuda", "float32", False, "cpu")).module.device.type == "cpu"
+
+
+def test_what_is_loaded_for_the_cpu_is_kept_from_a_gpu(monkeypatch):
+    assert "device_map" not in Placement("cpu", "float32", False, None).load_options()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert Placement("cpu", "float32", True, None).load_options()["device_map"] == "cpu"
 
 
 def test_a_missing_pad_token_becomes_the_end_of_turn(tiny):

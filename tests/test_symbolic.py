@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from cotdistill.answer import read_answer
 from cotdistill.grade import Grade, grade
 from cotdistill.question import Question
 from cotdistill.reading import symbolic
-from cotdistill.reading.symbolic import Pool, latex, same_symbolic
+from cotdistill.reading.symbolic import Pool, same_symbolic
 from cotdistill.reading.symbolic_worker import _HARMLESS
 
 needs_extra = pytest.mark.skipif(importlib.util.find_spec("math_verify") is None, reason="needs the math extra")
@@ -67,14 +68,17 @@ def test_a_hostile_row_costs_at_most_its_cap_and_the_pool_survives():
 
 @needs_extra
 def test_hostile_rows_do_not_grow_this_process(pool):
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # MB
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("memory as it is now is read from /proc")
 
-    before = peak()
+    def used() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20  # MB
+
+    before = used()
     rows = ["100000!", "10^{10^9}", "(" * 200, "\\frac{" * 60, "9" * 400, "x^{" * 99, "\\sqrt{" * 66, "1+" * 199, "y'" * 150]
     for row in rows:
         pool.same(row, "1")
-    assert peak() - before < 50
+        assert used() - before < 50
     assert pool.same("2x", "x + x") is True
 
 
@@ -93,8 +97,8 @@ def test_a_child_without_enough_memory_gives_no_answer_and_says_so(caplog):
 )
 def test_programs_and_long_texts_never_reach_a_child(text):
     pool = Pool(1)
-    assert pool.same(text, "1") is None or latex(text) is not None
-    assert pool._idle == [] or latex(text) is not None
+    assert pool.same(text, "1") is None
+    assert pool._idle == []
 
 
 @pytest.mark.parametrize("code", ["__import__ ('os')", "Integer (9 )**Integer (9 )", "f (1 )", "Symbol ('x' ).free_symbols", "x .y"])

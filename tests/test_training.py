@@ -53,6 +53,21 @@ def test_the_loss_is_the_mean_over_the_answer_tokens_of_the_whole_step(tiny, tmp
     assert result.losses == [(1, pytest.approx(expected, abs=1e-5))]
 
 
+def test_a_class_that_wants_its_loss_divided_by_the_micro_batches_changes_nothing(tiny, tmp_path, monkeypatch):
+    step = {"rows": 4, "batch_size": 1, "gradient_accumulation_steps": 4}
+    usual = teach(tiny, tmp_path / "usual", **step)
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
+    assert teach(tiny, tmp_path / "other", **step).losses == usual.losses
+
+
+def test_the_gpus_that_one_process_sees_do_not_enlarge_its_steps(tiny, tmp_path, monkeypatch):
+    step = {"rows": 4, "batch_size": 1, "gradient_accumulation_steps": 2}
+    usual = teach(tiny, tmp_path / "usual", **step)
+    seen = property(lambda arguments: arguments._n_gpu or 2)
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", seen)
+    assert teach(tiny, tmp_path / "seen", **step).losses == usual.losses
+
+
 def test_the_loss_counts_what_a_model_does_to_its_logits(tmp_path):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -257,4 +272,5 @@ def test_ligers_kernels_are_for_a_gpu_that_has_them_and_leave_the_loss_alone(
     kernels = Placement(device, "float32", False, None).kernels()
     arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **kernels)
     assert arguments.use_liger_kernel is asked
-    assert not any((arguments.liger_kernel_config or {}).values())
+    own = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    assert arguments.liger_kernel_config == (own if asked else None)

@@ -16,7 +16,7 @@ from conftest import LLAMA, make_model, on_cpu
 from cotdistill.engines import Message, Request, Sampling, paged, transformers_engine
 from cotdistill.engines.draw import Draw
 from cotdistill.engines.growing_batch import Row
-from cotdistill.engines.room import Room, token_bytes
+from cotdistill.engines.room import Room, free_memory, token_bytes
 from cotdistill.engines.shared_beginning import common_length
 from cotdistill.engines.transformers_engine import TransformersEngine
 from cotdistill.identity import model_hash
@@ -247,12 +247,26 @@ def test_transformers_continuous_batching_gives_the_same_greedy_answers(loud, mo
     monkeypatch.setattr(paged, "is_for", lambda module: True)
     start = paged.start
     small = {"num_blocks": 64, "page_size": 16, "max_batch_tokens": 256}
-    monkeypatch.setattr(paged, "start", lambda *rest, **options: start(*rest, **options, **small))
+    started = []
+
+    def start_small(*rest, **options):
+        started.append(start(*rest, **options, **small))
+        return started[-1]
+
+    monkeypatch.setattr(paged, "start", start_small)
     found = answers(TransformersEngine(loud, batch_size=3), asked, max_new_tokens=6)
     for key, one in expected.items():
         assert (found[key].text, found[key].finish, found[key].completion_tokens) == (
             one.text, one.finish, one.completion_tokens,
         )  # fmt: skip
+    assert len(started) == 1
+    assert started[0] is not None
+
+
+def test_what_torch_keeps_of_a_gpu_is_free_too(monkeypatch):
+    for name, value in (("mem_get_info", (100, 1000)), ("memory_reserved", 70), ("memory_allocated", 20)):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda device, value=value: value)
+    assert free_memory(torch.device("cuda")) == 150
 
 
 def test_a_model_without_continuous_batching_is_run_in_plain_batches(loud, monkeypatch):

@@ -135,6 +135,8 @@ def load_adapter(model: Model, directory: Path) -> Any:
         adapted = get_peft_model(model.module, config)
     except ValueError as error:
         raise SetupError(f"the adapter in {directory} does not fit {model.directory}: {error}") from error
+    if any(parameter.is_meta for parameter in adapted.parameters()):
+        raise SetupError(f"{model.directory} is too large for the GPU: take 4-bit, more GPUs or a smaller model")
     expected = get_peft_model_state_dict(adapted)
     odd = sorted(set(saved) ^ set(expected))
     odd += [name for name in set(saved) & set(expected) if saved[name].shape != expected[name].shape]

@@ -1,5 +1,6 @@
 """Hardware: where a model runs and in which number format, decided in one place and said aloud."""
 
+import gc
 import importlib.util
 import os
 from typing import Any, Literal
@@ -33,6 +34,8 @@ class Placement(msgspec.Struct, frozen=True):
         options: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
         if self.device == "cuda":  # without a map, this process's own GPU
             options["device_map"] = self.device_map or {"": torch.cuda.current_device()}
+        elif torch.cuda.is_available():  # else what is 4-bit goes to the GPU by itself
+            options["device_map"] = self.device
         if self.four_bit:
             from transformers import BitsAndBytesConfig
 
@@ -81,6 +84,14 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
     # Apple's GPUs have no backend that exchanges gradients.
     device: Device = "mps" if torch.backends.mps.is_available() and not _launched() else "cpu"
     return Placement(device, "float32", bool(load_in_4bit), device_map)
+
+
+def give_back_gpus() -> None:
+    """Before a model is loaded: what one that is gone held there. Wrapped models hold themselves until Python looks for
+    such circles, and torch keeps what was freed, which is not free to another process such as vLLM's."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def is_sharded() -> bool:

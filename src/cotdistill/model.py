@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cotdistill.errors import SetupError
-from cotdistill.hardware import Placement
+from cotdistill.hardware import Placement, give_back_gpus
 from cotdistill.template import ChatTemplate
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
     Raises ``SetupError`` for anything that is not such a directory.
     """
     check_directory(directory, trust_remote_code)
+    give_back_gpus()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers import logging as transformers_logging
 
@@ -66,7 +67,7 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
             f"the weights in {directory} do not fit its config.json: "
             f"{len(absent)} missing or misshapen, first {min(absent)}; get the model again"
         )
-    if placement.device != "cpu" and not hasattr(module, "hf_device_map") and not placement.four_bit:
+    if placement.device == "mps" and not placement.four_bit:  # CUDA has a map; under FSDP it names main memory
         module = module.to(placement.device)
     template_vocabulary = len(tokenizer)
     rows = module.get_input_embeddings().weight.shape[0]

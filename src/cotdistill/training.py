@@ -75,6 +75,8 @@ class AnswerTrainer(Trainer):
     """Trainer over Examples, with the ``Terms`` of an objective. A batch is ``{"rows": [Example, ...]}``: how the rows
     lie in memory is the loss's own affair."""
 
+    loss_is_scaled_for_ga = True  # whatever the model's class says of its own loss, as Gemma's do
+
     def __init__(self, *args: Any, order: Order, terms: Terms, **kwargs: Any) -> None:
         super().__init__(*args, data_collator=lambda rows: {"rows": rows}, **kwargs)
         self._order = order
@@ -105,7 +107,7 @@ class AnswerTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        sums = self._terms.sums(model, inputs["rows"])
+        sums = self._terms.sums(model, inputs["rows"]).to(self.args.device)
         self._spent += sums.detach()
         # The token counts are those of all processes, whose gradients are averaged.
         return sums @ self._terms.weights(num_items_in_batch) * self.accelerator.num_processes
@@ -206,6 +208,8 @@ def train(
         dataloader_pin_memory=placement.device == "cuda",
         **placement.kernels(),
     )
+    if arguments.n_gpu > 1:  # by itself each of the GPUs that one process sees would get a batch of its own
+        arguments._n_gpu = 1
     tokens_per_epoch = sum(len(e.input_ids) for e in examples)
     watch = Watch(tokens_per_epoch, placement.device, show)
     adapted.train()

@@ -23,15 +23,16 @@ class Draw(LogitsProcessor):
 
     def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
         """``scores`` (rows, vocabulary) become 0 for the token drawn and minus infinity elsewhere."""
-        shares = (scores / self._temperature).softmax(dim=-1).double()
+        shares = (scores / self._temperature).softmax(dim=-1)
+        shares = (shares.cpu() if shares.device.type == "mps" else shares).double()  # Apple's GPUs have no such numbers
         order = None
         if self._top_p < 1:
             shares, order = shares.sort(dim=-1, descending=True)
             shares = shares.where(shares.cumsum(dim=-1) - shares < self._top_p, 0.0)
         upto = shares.cumsum(dim=-1)
         # Below 1, so that what is sought lies below the last sum and its token has a share of its own.
-        at = torch.tensor([[chance.random()] for chance in self._chances], dtype=torch.double, device=scores.device)
+        at = torch.tensor([[chance.random()] for chance in self._chances], dtype=torch.double, device=shares.device)
         token = torch.searchsorted(upto, at * upto[:, -1:], right=True).clamp_max(scores.shape[1] - 1)
         if order is not None:
             token = order.gather(1, token)
-        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+        return torch.full_like(scores, -torch.inf).scatter(1, token.to(scores.device), 0.0)

@@ -47,7 +47,7 @@ class GrowingBatch:
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep these rows, in this order, without the columns that are padding in all of them."""
-        at = torch.tensor(indices, dtype=torch.long, device=self.ids.device)
+        at = torch.tensor(indices, dtype=torch.long)  # in main memory: the layers' keys may lie on several GPUs
         self.rows = [self.rows[i] for i in indices]
         self.ids, self.mask = self.ids[at], self.mask[at]
         if self.cache is not None:

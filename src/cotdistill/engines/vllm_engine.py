@@ -5,7 +5,6 @@ Written for vLLM 0.17 to 0.33 and tested against a stand-in with its signatures;
 and answers come out as token ids, so that template and tokenizer are the same as in every other engine.
 """
 
-import gc
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from cotdistill.card import read_card
 from cotdistill.engines import Completion, Finish, Request, Sampling
 from cotdistill.engines.clock import Clock
 from cotdistill.errors import SetupError
+from cotdistill.hardware import give_back_gpus
 from cotdistill.identity import model_hash
 from cotdistill.template import ChatTemplate, read_tokenizer
 
@@ -65,7 +65,7 @@ class VLLMEngine:
             max_model_len=-1,  # the model's own, or as much of it as memory allows
             **options,
         )  # fmt: skip
-        _give_back()
+        give_back_gpus()
         try:
             self._engine: Any = LLMEngine.from_engine_args(arguments)
         except Exception as error:  # no GPU, no memory, a model it does not know: whatever vLLM says of it
@@ -195,10 +195,3 @@ def _gpus_for(directory: Path, trust_remote_code: bool) -> int:
         default=1,
     )  # fmt: skip
 
-
-def _give_back() -> None:
-    """What torch keeps for this process, after a training for example, is none of the free memory that vLLM needs."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()  # nothing, where no GPU was used

@@ -123,12 +123,15 @@ class AnswerLoss:
         targets = batch.targets[picked]
 
         def at_answers(hidden: torch.Tensor) -> torch.Tensor:
-            # Under FSDP with weights in main memory the head computes elsewhere than it lies.
-            return project(hidden[picked.to(hidden.device)], targets.to(hidden.device))
+            # Spread over several GPUs, the layer before the head may lie elsewhere. Under FSDP with weights in main
+            # memory the head computes elsewhere than it lies.
+            own = self._head.weight.device
+            there = own if own.type == hidden.device.type else hidden.device
+            return project(hidden[picked.to(hidden.device)].to(there), targets.to(there))
 
         with _instead(self._head, at_answers):
             values = _forward(model, batch, device, self._beginning)[0]
-        return values, targets.to(values.device)
+        return values.float(), targets.to(values.device)  # FSDP rounds whatever leaves a model
 
     def _nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return _alone(nll(hidden, self._head.weight, self._head.bias, targets)[:, None])
@@ -142,10 +145,13 @@ def choose(
     module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool, beginning: SharedBeginning | None = None
 ) -> AnswerLoss:
     """The most sparing loss that agrees with the model's own logits on the two shortest rows. They are given whole;
-    ``beginning`` is cut off here. Raises ``TrainingError`` where none agrees."""
+    ``beginning`` is cut off here. Raises ``TrainingError`` where none agrees, or a part of the model lies in main
+    memory because the GPU has no room."""
     rows = ordered(sorted(examples, key=lambda example: len(example.input_ids))[:2])
     given = [after(row, len(beginning.ids)) for row in rows] if beginning else rows
     head = _base(module).get_output_embeddings()
+    if head.weight.is_meta:
+        raise TrainingError("the model is too large for the GPU: take 4-bit, more GPUs or a smaller model")
     frozen = not any(parameter.requires_grad for parameter in head.parameters())
     with without_dropout(module), torch.no_grad():
         # One row at a time, because all logits of a row are much: 600 MB for 1000 tokens of Qwen's vocabulary.
@@ -236,9 +242,12 @@ def without_dropout(module: Any) -> Iterator[None]:
 @contextmanager
 def _instead(head: Any, project: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """While this lasts, ``project`` stands in the place of the projection to the vocabulary."""
-    own = head.forward
+    own = vars(head).get("forward")
     head.forward = project
     try:
         yield
     finally:
-        head.forward = own
+        if own is None:
+            del head.forward  # a layer that held its own method would hold itself in memory
+        else:
+            head.forward = own

@@ -162,6 +162,7 @@ if hasattr(os, "register_at_fork"):
 _MATH = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _ASSIGNED = re.compile(r"^[A-Za-z](?:\([a-z]\))?\s*=\s*(?=[^=]+$)")
 _WORD = re.compile(r"(?<![\\a-zA-Z{])[A-Za-z]{4,}|\s(?:the|is|and|or|not|no)\s", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SPELLINGS = [
     (re.compile(r"(?<![\\a-z])sqrt\s?\(([^()]*)\)|√\(([^()]*)\)"), r"\\sqrt{\1\2}"),
     (re.compile(r"√\s?([0-9]+|[a-z])"), r"\\sqrt{\1}"),
@@ -181,9 +182,9 @@ _SPELLINGS = [
 
 def latex(answer: str) -> str | None:
     """One piece of LaTeX for an answer's text, without the name before a single ``=``; None if it is prose, a
-    program, too long, or holds several formulas."""
+    program, too long, or holds several formulas or a control character."""
     text = answer.strip().rstrip(".").strip()
-    if not text or len(text) > MAX_INPUT or CODE.search(text):
+    if not text or len(text) > MAX_INPUT or CODE.search(text) or _CONTROL.search(text):
         return None
     formulas = [next(group for group in match.groups() if group) for match in _MATH.finditer(text)]
     if len(formulas) > 1:
