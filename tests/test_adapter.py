@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import GenerationConfig
 
 from conftest import CHATML, make_gpt2, make_model, on_cpu, teach, weights
 from cotdistill.adapter import DEFAULT_TARGETS, load_adapter
@@ -108,6 +109,14 @@ def test_a_dora_adapter_without_its_magnitudes_is_refused(tiny, tmp_path):
 def test_the_card_says_what_the_student_was_trained_with(tiny, trained):
     card = read_card(trained[0])
     assert card == AdapterCard("Add.", hashlib.sha256(CHATML.encode()).hexdigest()[:16], model_hash(tiny), tiny.name, False)
+
+
+def test_what_ends_an_answer_is_saved_for_whoever_generates_without_us(tiny, trained):
+    template = on_cpu(tiny).template
+    saved = GenerationConfig.from_pretrained(trained[0])
+    assert template.end_of_turn in saved.eos_token_id
+    assert (saved.eos_token_id, saved.pad_token_id) == (template.stop_ids, template.pad_id)
+    assert not saved.do_sample
 
 
 def test_an_adapter_from_elsewhere_has_no_card_and_loads(tiny, copy, trained):

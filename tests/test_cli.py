@@ -1,13 +1,19 @@
 """The command line: quick to answer, clear about what went wrong."""
 
+import inspect
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cotdistill import __version__
+from cotdistill.commands.evaluate import evaluate
+from cotdistill.commands.generate import generate
+from cotdistill.commands.train import train
+from cotdistill.recipe import decode_recipe
 
 SRC = str(Path(__file__).resolve().parent.parent / "src")
 
@@ -88,3 +94,38 @@ def test_a_library_that_finds_no_file_handle_is_one_sentence_too():
     outcome = cotdistill(code=code)
     assert outcome.returncode == 1
     assert outcome.stderr.startswith("error: cannot use x.lock: too many files are open; raise the limit")
+
+
+@pytest.mark.parametrize(
+    ("command", "promised"),
+    [
+        (generate, {"max_new_tokens": 512, "temperature": 0.2, "do_sample": False, "num_samples": 1}),
+        (train, {"num_epochs": 3, "batch_size": 4, "learning_rate": 2e-4, "max_length": 1024, "lora_r": 8, "lora_alpha": 16,
+                 "lora_dropout": 0.05, "gradient_accumulation_steps": 4}),
+        (evaluate, {"max_new_tokens": 512, "temperature": 0.0}),
+    ],
+)  # fmt: skip
+def test_the_promised_defaults_hold(command, promised):
+    assert {name: inspect.signature(command).parameters[name].default for name in promised} == promised
+
+
+def test_a_recipe_has_the_defaults_of_the_commands():
+    recipe = decode_recipe({"name": "n", "models": {"teacher": "t", "student": "s"},
+                            "questions": {"train": {"file": "a"}, "held_out": {"file": "b"}}}, "here")  # fmt: skip
+    defaults = {name: one.default for name, one in inspect.signature(train).parameters.items()}
+    plain = msgspec.to_builtins(recipe.train)
+    lora = {f"lora_{name}": plain["lora"][name] for name in ("r", "alpha", "dropout")}
+    for name, value in {**plain, **lora}.items():
+        if name in defaults and name not in plain["lora"] and not isinstance(value, dict) and defaults[name] is not None:
+            assert defaults[name] == value, name
+    asked = {name: one.default for name, one in inspect.signature(generate).parameters.items()}
+    for name, value in msgspec.to_builtins(recipe.generate.sampling).items():
+        assert asked.get(name, value) == value, name
+    assert recipe.evaluate.max_new_tokens == inspect.signature(evaluate).parameters["max_new_tokens"].default
+
+
+def test_a_script_without_its_packages_says_what_to_install():
+    script = Path(SRC).parent / "scripts/gen_cot.py"
+    done = subprocess.run([sys.executable, "-S", script, "--help"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: the package typer is missing: pip install -e .\n"

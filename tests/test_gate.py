@@ -7,10 +7,12 @@ from typer.testing import CliRunner
 
 from cotdistill import pipeline
 from cotdistill.cli import app
+from cotdistill.errors import UsageError
 from cotdistill.prediction import Prediction
 from cotdistill.recipe import Recipe
 from cotdistill.report import build_report
 from cotdistill.reporting.publication import publish
+from cotdistill.settings.evaluate import baselines_in
 from synthetic_run import SKILL, make_run
 from test_report import BASE, STUDENT, asked, rows
 
@@ -56,8 +58,8 @@ def test_the_gate_opens_for_a_better_student_only(base, student, code, said, tmp
 def test_baselines_are_asked_for_by_flag_with_dashes_too(tmp_path, monkeypatch):
     _, _, (recipe,) = outcome(BASE, STUDENT, tmp_path, monkeypatch, "--baseline", "zero,few-shot, native")
     assert recipe.evaluate.baselines == ("zero", "few_shot", "native")
-    code, _, asked_for = outcome(BASE, STUDENT, tmp_path, monkeypatch, "--baseline", "best")
-    assert (code, asked_for) == (1, [])
+    with pytest.raises(UsageError, match="best is none of zero, few_shot, native"):
+        baselines_in("best")
 
 
 def test_a_run_that_is_not_better_says_why_on_its_page(tmp_path, monkeypatch):

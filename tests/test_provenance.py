@@ -86,7 +86,7 @@ def test_a_moved_question_file_is_the_same_and_a_changed_one_is_refused(tiny, tm
 
 
 def run_generate(tiny: Path, directory: Path, **flags: object) -> dict[str, object]:
-    """``cotdistill generate`` with one token less than the default; returns the manifest's record of the stage."""
+    """``cotdistill generate``; returns the manifest's record of the stage."""
     generate(teacher_model=str(tiny), input_file=directory / "in.jsonl", output_file=directory / "cot.jsonl",
              quiet=True, **flags)  # fmt: skip
     return json.loads((directory / "cot.manifest.json").read_bytes())["stages"]["generate"]

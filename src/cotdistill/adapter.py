@@ -94,6 +94,7 @@ def save_adapter(adapted: Any, directory: Path, card: AdapterCard) -> None:
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = card.base_name
     write_atomic(config_file, json.dumps(config, indent=2).encode())
+    adapted.generation_config.save_pretrained(directory)  # what ends an answer, for whoever generates without us
     (directory / "README.md").unlink(missing_ok=True)  # peft's form with blanks to fill in, and the same path
     card = msgspec.structs.replace(card, four_bit=bool(getattr(adapted, "is_loaded_in_4bit", False)))
     write_atomic(directory / CARD, msgspec.json.format(msgspec.json.encode(card)))

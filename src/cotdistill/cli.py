@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cotdistill import __version__
-from cotdistill.commands import evaluate, export, generate, inspect, models, plan, runs, train, verify
+from cotdistill.commands import evaluate, export, generate, init, inspect, models, plan, runs, train, verify
 from cotdistill.errors import CotdistillError
 from cotdistill.interrupt import EXIT_CODE, INTERRUPTED, stop_in_time
 from cotdistill.shown import visible
@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings=SETTINGS, no_args_is_help=True, **PLAIN,
     help="Chain-of-thought distillation: questions and a teacher in, a measurably better student out.",
 )  # fmt: skip
+app.command()(init.init)
 app.command()(plan.plan)
 app.command()(runs.run)
 app.command()(generate.generate)

@@ -121,7 +121,11 @@ def evaluate_all(
                     overwrite=overwrite,
                     quiet=quiet,
                 )
-    _conclude(questions, answers, contestants, output_file)
+    details = {
+        "engines": {one.name: manifest.facts(f"evaluate/{one.name}").get("engine") for one in contestants},
+        "sampling": msgspec.to_builtins(sampling), "batch_size": batch_size, "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    _conclude(questions, answers, contestants, output_file, Facts(versions=versions(), details=details))
 
 
 def _conclude(
@@ -129,6 +133,7 @@ def _conclude(
     answers: dict[str, list[Prediction]],
     contestants: Sequence[Contestant],
     output_file: Path,
+    facts: Facts,
 ) -> None:
     from rich.console import Console
 
@@ -138,7 +143,7 @@ def _conclude(
     for one in contestants:
         numbers = msgspec.json.format(msgspec.json.encode(metrics(answers[one.name], ids, source=str(one.file))))
         write_atomic(one.file.with_name(f"{one.file.stem}.metrics.json"), numbers + b"\n")
-    report = build_report(questions, answers, facts=Facts(versions=versions()))
+    report = build_report(questions, answers, facts=facts)
     write_atomic(output_file.with_name(f"{output_file.stem}.report.json"), to_json(report))
     print_report(report, Console())
 

@@ -84,11 +84,30 @@ def load_recipe(path: Path) -> Recipe:
 def decode_recipe(data: object, where: str) -> Recipe:
     """A recipe from plain data (what YAML gives)."""
     try:
-        recipe = msgspec.convert(data, type=Recipe)
+        recipe = msgspec.convert(_with_empty_sections(data, Recipe), type=Recipe)
         msgspec.json.encode(recipe)  # what a task's config holds is known here only by trying
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{where}: {with_choices(str(error), Recipe)}") from error
     return recipe
+
+
+def _with_empty_sections(data: object, kind: type[msgspec.Struct]) -> object:
+    """The data without sections that hold nothing but comments, which YAML reads as null: they are the default ones."""
+    if not isinstance(data, dict):
+        return data
+    defaults = {one.name: one.default for one in msgspec.structs.fields(kind)}
+    sections = {name: type(one) for name, one in defaults.items() if isinstance(one, msgspec.Struct)}
+    return {
+        key: _with_empty_sections(value, sections[key]) if key in sections else value
+        for key, value in data.items()
+        if value is not None or key not in sections
+    }
+
+
+def json_schema() -> bytes:
+    """What a recipe may hold, as JSON schema (draft 2020-12)."""
+    found = msgspec.json.schema(Recipe, schema_hook=lambda kind: {"title": "anything"})
+    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 
 
 def with_name(recipe: Recipe, name: str) -> Recipe:

@@ -62,7 +62,7 @@ def make_sets(
     # A task's numbers are what it asks about; in a user's file the same numbers mean nothing.
     parts = ((wanted.held_out, held_out), (wanted.unseen, unseen))
     made = [question for source, part in parts if source and source.tasks for question in part]
-    refuse_overlap(sets.train, [*held_out, *unseen])
+    shared = refuse_overlap(sets.train, [*held_out, *unseen]).shared_ngrams
     proof = msgspec.to_builtins(prove_disjoint(sets.train, made)) if made and wanted.train.tasks else {}
     if aside and train:
         taught, dev = split(sets.train, aside, train.seed, generated=bool(wanted.train.tasks))
@@ -70,7 +70,7 @@ def make_sets(
     for part, file in files.items():
         write_rows(file, getattr(sets, part))
     sizes = {part: len(getattr(sets, part)) for part in (*FILES, *(("dev",) if aside else ()))}
-    manifest.finish("questions", **sizes, disjoint=proof, chance_rate=chance_rate(held_out))
+    manifest.finish("questions", **sizes, disjoint=proof, shared_ngrams=shared, chance_rate=chance_rate(held_out))
     return sets
 
 

@@ -118,9 +118,11 @@ def _use(run: RunFiles) -> str:
     return (
         "The student was taught under this system prompt, and answers best under it:\n\n"
         + "\n".join(f"> {line}" for line in _lines(run.recipe.generate.system_prompt))
-        + "\n\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        + "\n\n```python\nfrom peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, GenerationConfig\n\n"
         f'base = AutoModelForCausalLM.from_pretrained("{name}")\n'
-        'student = PeftModel.from_pretrained(base, "path/to/this/directory")\n```'
+        'student = PeftModel.from_pretrained(base, "path/to/this/directory")\n'
+        'student.generation_config = GenerationConfig.from_pretrained("path/to/this/directory")\n```'
     )
 
 

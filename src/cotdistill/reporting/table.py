@@ -40,6 +40,9 @@ def print_report(report: Report, console: Console) -> None:
             console.print()
     for line in LEGEND:
         _say(line, console, style="dim")
+    if (shared := report.details.get("questions", {}).get("shared_ngrams")) is not None:
+        _say("no test question is a training question, word for word; of the former's runs of eight words "
+             f"{shared:.0%} occur in training", console, style="dim")  # fmt: skip
     console.print()
     if ladder := report.details.get("ladder"):
         _print_ladder(ladder, console)
