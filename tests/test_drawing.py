@@ -287,6 +287,19 @@ def test_a_cap_below_one_request_is_said_to_be_that(tiny, tmp_path, monkeypatch)
         pipeline.run(capped, runs=tmp_path, quiet=True)
 
 
+def test_what_was_cut_off_may_be_asked_for_with_more_tokens(tmp_path):
+    class Cut(ScriptedEngine):
+        def complete(self, requests, sampling):
+            for one in super().complete(requests, sampling):
+                yield msgspec.structs.replace(one, finish="length" if sampling.max_new_tokens < 50 else "stop")
+
+    settings = Generate(num_samples=1, sampling=Sampling(20), escalate=Escalate(1, 0.8, 60), enough=1)
+    rows = generate(tmp_path, Cut(lambda text: right(0)), five(2), settings)
+    finishes = {"q0#0": "length", "q0#1": "stop", "q1#0": "length", "q1#1": "stop"}
+    assert {row.id: row.finish for row in rows} == finishes
+    assert (settings.longest, Generate().longest) == (60, 512)
+
+
 def test_the_command_escalates_to_a_second_teacher_and_a_hint(tmp_path, monkeypatch):
     def open_teacher(models: Models, *_: object) -> ScriptedEngine:
         if models.teacher == "small":

@@ -16,7 +16,8 @@ COUNTED = {
         "do_sample": "sampling", "seed": "sampling", "num_samples": "num_samples", "system_prompt": "system_prompt",
         "few_shot": "few_shot", "load_in_4bit": "load_in_4bit", "trust_remote_code": "trust_remote_code",
         # Steps after the first count from when they were begun.
-        "escalate": "escalate", "escalate_temperature": "escalate", "second_teacher": "second_teacher", "hint": "hint",
+        "escalate": "escalate", "escalate_temperature": "escalate", "escalate_max_new_tokens": "escalate",
+        "second_teacher": "second_teacher", "hint": "hint",
     },
     "evaluate": {
         "base_model": "model", "teacher_model": "model", "engine": "model", "lora_model": "adapter",

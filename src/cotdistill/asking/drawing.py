@@ -66,7 +66,10 @@ def steps_of(settings: Generate, *, second: bool = False) -> list[Step]:
         steps.append(Step(name, first, samples, sampling, settings.enough or 1, teacher, hint))
 
     if more := settings.escalate:
-        hotter = msgspec.structs.replace(usual, do_sample=True, temperature=more.temperature)
+        hotter = msgspec.structs.replace(
+            usual, do_sample=True, temperature=more.temperature,
+            max_new_tokens=more.max_new_tokens or usual.max_new_tokens,
+        )  # fmt: skip
         add("escalate", more.num_samples, hotter)
     if second:
         add("second_teacher", settings.num_samples, usual, teacher=1)

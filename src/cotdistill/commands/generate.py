@@ -36,6 +36,10 @@ def generate(
     escalate_temperature: Annotated[
         float, typer.Option("--escalate_temperature", min=0.01, help="Temperature of the samples of --escalate.")
     ] = 0.8,
+    escalate_max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--escalate_max_new_tokens", min=1, help="Longest of those, where the others are cut off."),
+    ] = None,
     second_teacher: Annotated[
         str | None,
         typer.Option("--second_teacher", help="Asked what the first failed; directory, GGUF file or catalogue name."),
@@ -118,7 +122,7 @@ def generate(
         settings = Generate(
             system_prompt, None, num_samples, batch_size, sampling, enough=enough, hint=hint, max_cost=max_cost,
             max_tokens_total=max_tokens_total, cache=cache,
-            escalate=Escalate(escalate, escalate_temperature) if escalate else None,
+            escalate=Escalate(escalate, escalate_temperature, escalate_max_new_tokens) if escalate else None,
         )  # fmt: skip
     judged = Verify(hinted=hint)
     second = None

@@ -12,10 +12,12 @@ Tokens = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Escalate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """So many samples more, at a temperature of their own, for a question none of whose samples may teach."""
+    """So many samples more, at a temperature of their own, for a question none of whose samples may teach; they may be
+    longer, ``max_new_tokens``, where the others were cut off."""
 
     num_samples: Count = 4
     temperature: Positive = 0.8
+    max_new_tokens: Count | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +40,12 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_cost: Positive | None = None
     max_tokens_total: Tokens | None = None
     cache: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Tokens that an answer may have."""
+        hotter = self.escalate.max_new_tokens if self.escalate else None
+        return max(self.sampling.max_new_tokens, hotter or 0)
 
     @property
     def varies(self) -> bool:

@@ -34,7 +34,7 @@ def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question
     asked = (len(user_text(question)) + hint + len(question.gold or "") * bool(hint) for question in questions)
     longest = prompt + max(asked, default=0)
     # Two characters a token is fewer than English or code has; what still does not fit becomes an error row.
-    context = min(max(1024, longest // 2 + generate.sampling.max_new_tokens + 256), LONGEST_CONTEXT)
+    context = min(max(1024, longest // 2 + generate.longest + 256), LONGEST_CONTEXT)
     return open_engine(
         models.teacher, engine=models.engine, adapter=adapter, batch_size=batch_size, context=context,
         load_in_4bit=models.load_in_4bit, device_map=device_map, trust_remote_code=models.trust_remote_code,
