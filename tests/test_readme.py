@@ -40,3 +40,24 @@ def _flags(command):
     inner = getattr(command, "commands", {}).values()
     own = {flag for parameter in command.params for flag in [*parameter.opts, *parameter.secondary_opts]}
     return own.union(*map(_flags, inner))
+
+
+SCRIPTS = {"gen_cot": "generate", "train_cot_lora": "train", "eval_cot": "evaluate"}
+LINES = re.compile(r"^(?:\S+=\S+ )*(?:(?:python|torchrun|accelerate launch)[^\n]*? scripts/(\w+)\.py|cotdistill (\w+))(.*)$", re.M)
+WRITTEN = [
+    (path.name, SCRIPTS.get(script, command), re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", rest))
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for script, command, rest in LINES.findall(path.read_text(encoding="utf-8").replace("\\\n", " "))
+]
+
+
+def test_every_command_that_is_written_out_has_its_flags():
+    from typer.main import get_command
+
+    from cotdistill.cli import app
+
+    commands = get_command(app).commands
+    assert {"generate", "train", "evaluate", "verify", "run", "export"} <= {command for _, command, _ in WRITTEN}
+    for file, command, flags in WRITTEN:
+        known = _flags(commands[command]) | {"--help"}
+        assert {flag.replace("-", "_").replace("__", "--", 1) for flag in flags} <= known, (file, command)

@@ -6,6 +6,7 @@ those of ``GrowingBatch``; it has not run on a GPU. Samples are drawn from one s
 on what runs beside them.
 """
 
+import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ def is_for(module: Any) -> bool:
 def start(module: Any, sampling: Sampling, *, stops: Sequence[int], pad_id: int, rows: int, **options: Any) -> Any:
     """transformers' manager, running, for at most ``rows`` rows at a time; None, said in the log, where the model or
     the library cannot do it. ``options`` are those of its ``ContinuousBatchingConfig``."""
+    attention = module.config._attn_implementation
+    installed_alone = importlib.util.find_spec("kernels") is None  # which fetches code for attention from the hub
     try:
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -41,11 +44,15 @@ def start(module: Any, sampling: Sampling, *, stops: Sequence[int], pad_id: int,
             GenerationConfig(
                 max_new_tokens=sampling.max_new_tokens, eos_token_id=list(stops), pad_token_id=pad_id, **chosen
             ),
-            ContinuousBatchingConfig(max_requests_per_batch=rows, seed=sampling.seed, **options),
+            ContinuousBatchingConfig(
+                max_requests_per_batch=rows, seed=sampling.seed, auto_switch_to_flash=installed_alone, **options
+            ),
         )
         manager.warmup()
         manager.start()
     except Exception as error:  # whatever a model, a driver or another version of the library has against it
+        if module.config._attn_implementation != attention:
+            module.set_attn_implementation(attention)
         log.info("no continuous batching (%s: %s): in plain batches", type(error).__name__, str(error).strip()[:200])
         return None
     return manager
