@@ -146,10 +146,9 @@ def test_the_loss_is_in_fp32_though_fsdp_rounds_what_leaves_a_model(tiny, monkey
     assert "forward" not in vars(model.module.get_output_embeddings())  # which would hold itself in memory
 
 
-def test_a_model_that_lies_partly_in_main_memory_is_refused(tiny, monkeypatch):
+def test_a_model_that_lies_partly_in_main_memory_is_refused(tiny):
     model, module = adapted(tiny)
-    elsewhere = torch.nn.Linear(2, 2, device="meta")
-    monkeypatch.setattr(module.get_base_model(), "get_output_embeddings", lambda: elsewhere)
+    module.get_base_model().model.layers[1].mlp.to("meta")
     with pytest.raises(TrainingError, match="too large for the GPU"):
         choose(module, make_examples(model, 2), model.template.pad_id, pack=False)
 

@@ -28,7 +28,8 @@ def stop_in_time() -> None:
     heard, told = socket.socketpair()
     told.setblocking(False)
     signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_no_longer_told)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_no_longer_told)
     threading.Thread(target=_watch, args=(heard,), daemon=True).start()
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:

@@ -73,7 +73,7 @@ def load_recipe(path: Path) -> Recipe:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
-        raise UsageError(f"no recipe at {path}; the shipped ones are in recipes/") from error
+        raise UsageError(f"no recipe at {path}; `cotdistill init` writes one, others are in recipes/") from error
     except Exception as error:  # dates, numbers and odd keys raise all sorts of errors in PyYAML
         raise DataError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from error
     if data is None:
@@ -107,6 +107,10 @@ def _with_empty_sections(data: object, kind: type[msgspec.Struct]) -> object:
 def json_schema() -> bytes:
     """What a recipe may hold, as JSON schema (draft 2020-12)."""
     found = msgspec.json.schema(Recipe, schema_hook=lambda kind: {"title": "anything"})
+    for struct in found["$defs"].values():
+        for one in struct.get("properties", {}).values():
+            if "$ref" in one and "default" in one:  # a section, which may hold nothing but comments
+                one["anyOf"] = [{"$ref": one.pop("$ref")}, {"type": "null"}]
     return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 
 

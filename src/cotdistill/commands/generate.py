@@ -112,6 +112,8 @@ def generate(
         log.info("%s: %d of the questions are others under a second id; those are asked once", input_file, len(twins))
     check_golds(questions)
     shots = load_few_shot(few_shot) if few_shot else ()
+    if escalate_max_new_tokens and not escalate:
+        raise UsageError("--escalate_max_new_tokens is about the samples of --escalate N")
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file, price_prompt, price_completion)
     with o.usage():
         models = Models(

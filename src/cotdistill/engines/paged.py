@@ -1,7 +1,7 @@
 """Paged: transformers' continuous batching writes the rows, for models on a CUDA GPU.
 
 It keeps keys and values in pages, computes a beginning that prompts share once (whole pages of it), lets rows join and
-leave at every token and replays CUDA graphs. Written for transformers 5.23. Tested on a CPU, where its answers are
+leave at every token and replays CUDA graphs. Written for transformers 5.24. Tested on a CPU, where its answers are
 those of ``GrowingBatch``; it has not run on a GPU. Samples are drawn from one stream of random numbers, so they depend
 on what runs beside them.
 """
@@ -33,7 +33,7 @@ def start(module: Any, sampling: Sampling, *, stops: Sequence[int], pad_id: int,
     """transformers' manager, running, for at most ``rows`` rows at a time; None, said in the log, where the model or
     the library cannot do it. ``options`` are those of its ``ContinuousBatchingConfig``."""
     attention = module.config._attn_implementation
-    installed_alone = importlib.util.find_spec("kernels") is None  # which fetches code for attention from the hub
+    may_switch = importlib.util.find_spec("kernels") is None  # which fetches code for attention from the hub
     try:
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -45,7 +45,7 @@ def start(module: Any, sampling: Sampling, *, stops: Sequence[int], pad_id: int,
                 max_new_tokens=sampling.max_new_tokens, eos_token_id=list(stops), pad_token_id=pad_id, **chosen
             ),
             ContinuousBatchingConfig(
-                max_requests_per_batch=rows, seed=sampling.seed, auto_switch_to_flash=installed_alone, **options
+                max_requests_per_batch=rows, seed=sampling.seed, auto_switch_to_flash=may_switch, **options
             ),
         )
         manager.warmup()

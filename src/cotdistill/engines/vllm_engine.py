@@ -183,15 +183,17 @@ def _gpus_for(directory: Path, trust_remote_code: bool) -> int:
     import torch
     from transformers import AutoConfig
 
-    config: Any = AutoConfig.from_pretrained(
-        directory, local_files_only=True, trust_remote_code=trust_remote_code
-    ).get_text_config()
-    heads = int(getattr(config, "num_attention_heads", 1))
-    pairs = int(getattr(config, "num_key_value_heads", None) or heads)
-    width = int(getattr(config, "intermediate_size", None) or heads)
-    return max(
-        (n for n in range(1, torch.cuda.device_count() + 1)
-         if heads % n == 0 and width % n == 0 and 0 in (pairs % n, n % pairs)),
-        default=1,
-    )  # fmt: skip
-
+    gpus = torch.cuda.device_count()
+    if gpus < 2:
+        return 1
+    try:
+        config: Any = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=trust_remote_code
+        ).get_text_config()
+        heads = int(config.num_attention_heads)
+        pairs = int(getattr(config, "num_key_value_heads", None) or heads)
+        width = int(getattr(config, "intermediate_size", None) or heads)
+    except Exception as error:  # a model that vLLM may know and transformers does not
+        log.info("one GPU, since the heads of %s are not known (%s)", directory, type(error).__name__)
+        return 1
+    return max(n for n in range(1, gpus + 1) if heads % n == 0 and width % n == 0 and 0 in (pairs % n, n % pairs))

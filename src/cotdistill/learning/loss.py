@@ -150,7 +150,7 @@ def choose(
     rows = ordered(sorted(examples, key=lambda example: len(example.input_ids))[:2])
     given = [after(row, len(beginning.ids)) for row in rows] if beginning else rows
     head = _base(module).get_output_embeddings()
-    if head.weight.is_meta:
+    if any(parameter.is_meta for parameter in module.parameters()):
         raise TrainingError("the model is too large for the GPU: take 4-bit, more GPUs or a smaller model")
     frozen = not any(parameter.requires_grad for parameter in head.parameters())
     with without_dropout(module), torch.no_grad():

@@ -115,14 +115,17 @@ def _recipe(run: RunFiles, report: Report) -> str:
 def _use(run: RunFiles) -> str:
     base = _catalogued(run.recipe.models.student)
     name = base.source if base else _name(run.recipe.models.student)
+    here = "path/to/this/directory"
+    ends = (run.directory / "5_adapter" / "generation_config.json").is_file()
     return (
         "The student was taught under this system prompt, and answers best under it:\n\n"
         + "\n".join(f"> {line}" for line in _lines(run.recipe.generate.system_prompt))
         + "\n\n```python\nfrom peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, GenerationConfig\n\n"
+        f"from transformers import AutoModelForCausalLM{', GenerationConfig' if ends else ''}\n\n"
         f'base = AutoModelForCausalLM.from_pretrained("{name}")\n'
-        'student = PeftModel.from_pretrained(base, "path/to/this/directory")\n'
-        'student.generation_config = GenerationConfig.from_pretrained("path/to/this/directory")\n```'
+        f'student = PeftModel.from_pretrained(base, "{here}")\n'
+        + (f'student.generation_config = GenerationConfig.from_pretrained("{here}")\n' if ends else "")
+        + "```"
     )
 
 

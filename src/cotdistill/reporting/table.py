@@ -41,8 +41,8 @@ def print_report(report: Report, console: Console) -> None:
     for line in LEGEND:
         _say(line, console, style="dim")
     if (shared := report.details.get("questions", {}).get("shared_ngrams")) is not None:
-        _say("no test question is a training question, word for word; of the former's runs of eight words "
-             f"{shared:.0%} occur in training", console, style="dim")  # fmt: skip
+        _say("no held-out or unseen question is a training question; of their runs of eight words "
+             f"{100 * shared:.0f} % occur in training", console, style="dim")  # fmt: skip
     console.print()
     if ladder := report.details.get("ladder"):
         _print_ladder(ladder, console)
