@@ -77,6 +77,7 @@ def test_a_cluster_is_divided_among_its_workers():
     assert share([head, gpu, gpu]) == Share(8, 1, 1)
     assert share([gpu, gpu], 2) == Share(2, 1, 4)
     assert share([gpu, gpu], 1) == Share(1, 1, 4)  # a worker is on one node
+    assert share([gpu, {"CPU": 8.0, "GPU": 2.0}], 2) == Share(2, 1, 2)  # three each would leave one without a node
     assert share([gpu], 9) == Share(9, 1, 1)  # more than there are now wait for more nodes
     assert share([head, cpu, cpu]) == Share(2, 16, 0)
     assert share([cpu, cpu], 3) == Share(3, 8, 0)

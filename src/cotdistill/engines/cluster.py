@@ -52,7 +52,9 @@ def share(nodes: Sequence[Mapping[str, float]], workers: int | None = None) -> S
     gpus = [int(node.get("GPU", 0)) for node in nodes if node.get("GPU", 0) >= 1]
     if gpus:
         workers = workers or sum(gpus)
-        return Share(workers, 1, min(max(1, sum(gpus) // workers), max(gpus)))
+        # As many as leave a place on some node for each: a worker's GPUs are those of one.
+        fit = (size for size in range(max(gpus), 0, -1) if sum(have // size for have in gpus) >= workers)
+        return Share(workers, 1, next(fit, 1))
     cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     if not cpus:
         raise SetupError("no node of the Ray cluster offers CPUs; see `ray status`, and start nodes with --num-cpus")
