@@ -2,7 +2,9 @@
 
 import msgspec
 import pytest
+import torch
 
+from cotdistill.errors import SetupError
 from cotdistill.learning.relation import Relation
 from cotdistill.model_files.parameter_count import parameter_count
 from cotdistill.plans.budget import Sample, Sizes, assumptions, budget
@@ -114,8 +116,14 @@ def test_a_ladder_is_every_possible_rung_short_and_two_in_full():
     assert not any("teacher" in said for said in assumptions(made, apart))
 
 
-def test_parameters_are_counted_from_the_headers(tiny):
+def test_parameters_are_counted_from_the_headers(tiny, tmp_path):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny)
-    assert parameter_count(tiny) == sum(p.numel() for p in model.parameters())
+    count = sum(p.numel() for p in model.parameters())
+    assert parameter_count(tiny) == count
+    torch.save({name: p.detach() for name, p in model.named_parameters()}, tmp_path / "pytorch_model.bin")
+    assert parameter_count(tmp_path) == count
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(SetupError, match="there are none"):
+        parameter_count(tmp_path)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import gguf
+import msgspec
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -44,8 +45,12 @@ def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path: Path, model: LlamaForCausalLM, head: torch.Tensor | None = None, without: str = "") -> Path:
-    """``model`` as llama.cpp's converter would write it, unquantised, with an output head of its own if given."""
+def write_gguf(
+    path: Path, model: LlamaForCausalLM, head: torch.Tensor | None = None, without: str = "", base: float = 10_000.0,
+    scaling: str = "none", more: tuple[str, ...] = (),
+) -> Path:  # fmt: skip
+    """``model`` as llama.cpp's converter would write it, unquantised, with an output head of its own if given; ``more``
+    are names of tensors that transformers has no place for."""
     config, weights = model.config, model.state_dict()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
@@ -55,7 +60,8 @@ def write_gguf(path: Path, model: LlamaForCausalLM, head: torch.Tensor | None = 
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_freq_base(base)
+    writer.add_rope_scaling_type(gguf.RopeScalingType(scaling))
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_tokenizer_model("gpt2")
@@ -78,6 +84,8 @@ def write_gguf(path: Path, model: LlamaForCausalLM, head: torch.Tensor | None = 
     for name, weight in tensors.items():
         if name != without:
             writer.add_tensor(f"{name}.weight", weight.contiguous().numpy())
+    for name in more:
+        writer.add_tensor(name, torch.ones(32).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -201,6 +209,34 @@ def test_missing_weights_are_an_error_not_random_numbers(original, tmp_path):
     with pytest.raises(SetupError, match=r"lacks weights.*model\.layers\.1\.mlp\.up_proj"):
         to_hugging_face(file, tmp_path / "to")
     assert list((tmp_path / "to").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"base": 500_000.0}, None),
+        ({"scaling": "linear"}, r"rotary embeddings are scaled \(linear\)"),
+        ({"more": ("rope_freqs.weight",)}, "does not read some of its weights"),
+        ({"more": ("blk.0.attn_q.bias",)}, "does not read some of its weights"),
+    ],
+)
+def test_what_transformers_would_leave_out_without_a_word_is_refused(original, tmp_path, odd, said):
+    file = write_gguf(tmp_path / "odd.gguf", original, **odd)
+    if said is None:
+        to_hugging_face(file, tmp_path / "to")
+        assert json.loads((tmp_path / "to/config.json").read_text())["rope_parameters"]["rope_theta"] == odd["base"]
+        return
+    with pytest.raises(SetupError, match=said):
+        to_hugging_face(file, tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_a_head_that_is_turned_in_part_only_is_refused_where_that_is_lost(original, source):
+    header, state = read_header(source), original.state_dict()
+    conversion._refuse_what_is_lost(source, header, original.config, state)
+    half = msgspec.structs.replace(header, rope_dimensions=4)  # of the 8 of each head
+    with pytest.raises(SetupError, match="how much of a head"):
+        conversion._refuse_what_is_lost(source, half, original.config, state)
 
 
 @pytest.mark.parametrize("length", [0, 3, 30, 5_000, -40])

@@ -220,6 +220,9 @@ def test_one_command_writes_directory_file_and_modelfile(student, tmp_path, caps
     assert read_card(tmp_path / "s.gguf") == read_card(tmp_path / "merged") == read_card(adapter)
     with pytest.raises(ResumeError, match="already exists"):
         export(base_model=str(base), lora_model=adapter, gguf=tmp_path / "s.gguf")
+    (tmp_path / "t.Modelfile").write_text("mine")
+    with pytest.raises(ResumeError, match=r"t\.Modelfile already exists"):
+        export(base_model=str(base), lora_model=adapter, gguf=tmp_path / "t.gguf")
 
 
 @pytest.mark.parametrize(

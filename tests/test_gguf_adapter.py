@@ -1,10 +1,12 @@
 """Adapters as GGUF: llama.cpp applies them to the base as merging would, or they are not written."""
 
 import json
+import shutil
 
 import msgspec
 import pytest
 import torch
+from gguf import GGUFReader
 
 from conftest import on_cpu
 from cotdistill.adapter import attach, load_adapter, save_adapter
@@ -79,6 +81,35 @@ def test_what_llama_cpp_cannot_apply_is_refused(made, tmp_path):
         write_gguf_adapter(other, gguf, tmp_path / "a.gguf")
     with pytest.raises(SetupError, match="cannot be read"):
         write_gguf_adapter(tmp_path, gguf, tmp_path / "a.gguf")
+    for change, said in (({"peft_type": "IA3"}, "is a IA3 adapter"), ({"alora_invocation_tokens": [1]}, "with alora")):
+        (other / "adapter_config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(SetupError, match=said):
+            write_gguf_adapter(other, gguf, tmp_path / "a.gguf")
+    (tmp_path / "torn.gguf").write_bytes(gguf.read_bytes()[:3000])
+    with pytest.raises(SetupError, match="not a whole GGUF file"):
+        write_gguf_adapter(adapter, tmp_path / "torn.gguf", tmp_path / "a.gguf")
+
+
+def test_a_template_that_says_the_day_of_training_is_no_other_one(made, tmp_path):
+    base, _, adapter = made["llama"]
+    model = on_cpu(base)
+    model.template.source += "{{ date_string }}"
+    own = tmp_path / "adapter"
+    shutil.copytree(adapter, own)
+    card = AdapterCard("Add.", model.template.hash, model_hash(base), base.name)
+    (own / "cotdistill.json").write_bytes(msgspec.json.encode(card))
+    write_gguf(model, tmp_path / "dated.gguf", quant="f16", card=None)
+    write_gguf_adapter(own, tmp_path / "dated.gguf", tmp_path / "a.gguf")
+
+
+def test_without_a_chat_template_llama_cpp_would_take_another(made, tmp_path, monkeypatch):
+    _, gguf, adapter = made["llama"]
+    field = GGUFReader.get_field
+    monkeypatch.setattr(
+        GGUFReader, "get_field", lambda self, key: None if key == "tokenizer.chat_template" else field(self, key)
+    )
+    with pytest.raises(SetupError, match="has no chat template"):
+        write_gguf_adapter(adapter, gguf, tmp_path / "a.gguf")
 
 
 def test_evaluate_asks_a_gguf_base_with_and_without_the_adapter(made, tmp_path, capsys):

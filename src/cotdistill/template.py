@@ -30,6 +30,9 @@ PLAIN = (
 DATE = "01 Jan 2025"
 """For templates that write the day into the system turn (Llama 3): prompts must not change overnight."""
 
+DATED = f"{{%- set date_string = '{DATE}' %}}"
+"""What makes such a template of a GGUF file write that day, whoever renders it."""
+
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 
 

@@ -13,6 +13,10 @@ from typing import Any
 import httpx
 
 from cotdistill.engines import Message
+from cotdistill.template import DATE
+
+TEMPLATE = {"chat_template_kwargs": {"date_string": DATE}}
+"""For templates that write the day, what every request says."""
 
 _MARKED = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _SLOT = re.compile("\ue000(\\d+)\ue001")
@@ -32,13 +36,22 @@ def literal_ids(http: httpx.Client, messages: Sequence[Message]) -> list[int] | 
     if read[0] == read[1]:
         return None
     slots = [{"role": message.role, "content": f"\ue000{i}\ue001"} for i, message in enumerate(messages)]
-    pieces = _SLOT.split(_post(http, "/apply-template", {"messages": slots})["prompt"])
+    pieces = _SLOT.split(_rendered(http, slots))
     if [int(piece) for piece in pieces[1::2]] != list(range(len(messages))):
         raise RuntimeError("the chat template drops or moves a message that holds a control token")
     ids: list[int] = []
     for i, piece in enumerate(pieces):
         ids += read[0][int(piece)] if i % 2 else _ids(http, piece, special=True, first=i == 0)
     return ids
+
+
+def plain_ids(http: httpx.Client, messages: Sequence[dict[str, str]]) -> list[int]:
+    """The ids that llama.cpp's chat endpoint reads. Raises ``RuntimeError`` where it does not answer."""
+    return _ids(http, _rendered(http, messages), special=True, first=True)
+
+
+def _rendered(http: httpx.Client, messages: Sequence[dict[str, str]]) -> str:
+    return str(_post(http, "/apply-template", {"messages": messages, **TEMPLATE})["prompt"])
 
 
 def _ids(http: httpx.Client, text: str, *, special: bool, first: bool = False) -> list[int]:

@@ -22,7 +22,7 @@ import httpx
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.by_prompt import ByPrompt
 from cotdistill.engines.clock import Clock
-from cotdistill.engines.literal import literal_ids, looks_marked
+from cotdistill.engines.literal import TEMPLATE, literal_ids, looks_marked, plain_ids
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.machine import machine
@@ -123,7 +123,7 @@ class LlamaCppEngine:
         """Compute what all prompts begin with in slot 0 and copy its state to the others. Only saves time:
         where it fails, every slot computes the prefix for itself."""
         messages = [*_plain(prefix), {"role": "user", "content": "."}]
-        body = {"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0}
+        body = {"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0, **TEMPLATE}
         self._server.handle_chat_completions(body)
         with self._http() as http:
             try:
@@ -145,12 +145,16 @@ class LlamaCppEngine:
             "top_p": sampling.top_p,
             "top_k": 0 if sampling.do_sample else 1,
             "min_p": 0.0,
+            "repeat_penalty": 1.0,  # whatever the file itself says
+            "frequency_penalty": 0.0,
+            "presence_penalty": 0.0,
             "seed": sampling.seed_of(request),
         }
         try:
             ids = self._literal(request.messages)
             if ids is None:
-                answer = self._server.handle_chat_completions({"messages": _plain(request.messages), **body})
+                chat = {"messages": _plain(request.messages), **TEMPLATE, **body}
+                answer = self._server.handle_chat_completions(chat)
             else:
                 answer = self._server.handle_completions({"prompt": ids, **body})
             if "error" in answer:
@@ -169,6 +173,11 @@ class LlamaCppEngine:
             seconds=0.0,
             thinking=message.get("reasoning_content") or None,
         )
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The ids that it reads for a prompt. Raises ``RuntimeError`` where llama.cpp cannot render it."""
+        with self._http() as http:
+            return plain_ids(http, _plain(messages))
 
     def _literal(self, messages: Sequence[Message]) -> list[int] | None:
         if not looks_marked(messages):

@@ -44,7 +44,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Header(msgspec.Struct, frozen=True):
     """What the conversion needs from a GGUF's metadata. ``split`` names the tokenizer's word-splitting rule;
-    ids are None where the file states none; ``parameters`` counts numbers, not bytes."""
+    ids are None where the file states none; ``parameters`` counts numbers, not bytes. Of the rotary embeddings:
+    ``rope_scaling``, the ``rope_dimensions`` of a head that are turned, and the ``rope_base``."""
 
     architecture: str
     quantisation: str
@@ -54,6 +55,9 @@ class Header(msgspec.Struct, frozen=True):
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
+    rope_scaling: str | None = None
+    rope_dimensions: int | None = None
+    rope_base: float | None = None
 
 
 def to_hugging_face(gguf: Path, to: Path, *, dtype: DType = "float32") -> None:
@@ -154,6 +158,9 @@ def read_header(gguf: Path) -> Header:
         bos_id=value("tokenizer.ggml.bos_token_id"),
         eos_id=value("tokenizer.ggml.eos_token_id"),
         pad_id=value("tokenizer.ggml.padding_token_id"),
+        rope_scaling=value(f"{architecture}.rope.scaling.type"),
+        rope_dimensions=value(f"{architecture}.rope.dimension_count"),
+        rope_base=value(f"{architecture}.rope.freq_base"),
     )
 
 
@@ -197,6 +204,7 @@ def load_weights(gguf: Path, header: Header, dtype: DType) -> Any:
     absent = set(report["missing_keys"]) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
     if absent:  # transformers would fill these with random numbers and a warning
         raise SetupError(f"{gguf} lacks weights that a {header.architecture} model needs: {min(absent)}")
+    _refuse_what_is_lost(gguf, header, config, state)
     config.tie_word_embeddings = has_equal_embeddings(loaded)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -209,6 +217,28 @@ def load_weights(gguf: Path, header: Header, dtype: DType) -> Any:
     for name in ("bos", "eos", "pad"):
         setattr(model.generation_config, f"{name}_token_id", getattr(header, f"{name}_id"))
     return model
+
+
+def _refuse_what_is_lost(gguf: Path, header: Header, config: Any, state: dict[str, Any]) -> None:
+    """transformers leaves out, without a word, tensors and settings of a file that it has no place for."""
+    read = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
+    rope = getattr(config, "rope_parameters", None) or {}
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    turned = int(size * rope.get("partial_rotary_factor", 1.0))
+    base = float(rope.get("rope_theta") or header.rope_base or 0.0)
+    lost = [
+        (sum(read.values()) < header.parameters, "some of its weights"),
+        (header.rope_scaling not in (None, "none") and rope.get("rope_type", "default") == "default",
+         f"that its rotary embeddings are scaled ({header.rope_scaling})"),
+        (header.rope_dimensions not in (None, turned), "how much of a head its rotary embeddings turn"),
+        (header.rope_base is not None and abs(base - header.rope_base) > 1e-3 * base, "how fast they turn"),
+    ]  # fmt: skip
+    for is_lost, what in lost:
+        if is_lost:
+            raise SetupError(
+                f"{gguf} cannot be converted: transformers does not read {what}; take the model's Hugging Face "
+                "directory, or run the file on llama.cpp as it is"
+            )
 
 
 def has_equal_embeddings(model: Any) -> bool:

@@ -15,6 +15,7 @@ from cotdistill.card import read_card
 from cotdistill.errors import SetupError
 from cotdistill.model_files.conversion import disk_errors, only_gguf
 from cotdistill.model_files.gguf_file import ARCHITECTURES, in_pairs
+from cotdistill.template import DATED
 
 PREFIX = "base_model.model."
 
@@ -34,7 +35,10 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
     except (OSError, ValueError, SafetensorError) as error:
         raise SetupError(f"the adapter in {adapter} cannot be read: {error}") from error
     alpha = _alpha(config, adapter)
-    reader = GGUFReader(only_gguf(base))
+    try:
+        reader = GGUFReader(only_gguf(base))
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise SetupError(f"{base} is not a whole GGUF file ({error}); fetch it again") from error
 
     def value(key: str) -> Any:
         field = reader.get_field(key)
@@ -45,12 +49,13 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
         known = " and ".join(sorted(ARCHITECTURES))
         raise SetupError(f"adapters are applied to {known} models, and {base} is a {architecture}; convert it first")
     card, template = read_card(adapter), value("tokenizer.chat_template")
-    if card and template and card.template_hash != hashlib.sha256(template.encode()).hexdigest()[:16]:
+    if card and template is None:
+        raise SetupError(f"{base} has no chat template: llama.cpp would take another than {adapter} was trained with")
+    own = str(template).removeprefix(DATED)
+    if card and card.template_hash != hashlib.sha256(own.encode()).hexdigest()[:16]:
         raise SetupError(f"the adapter in {adapter} was trained with another chat template than {base} has")
-    heads = {
-        "q_proj": int(value(f"{architecture}.attention.head_count")),
-        "k_proj": int(value(f"{architecture}.attention.head_count_kv")),
-    }
+    count = value(f"{architecture}.attention.head_count")
+    heads = {"q_proj": int(count), "k_proj": int(value(f"{architecture}.attention.head_count_kv") or count)}
     names = TensorNameMap(constants.MODEL_ARCH[ARCHITECTURES[architecture]], int(value(f"{architecture}.block_count")))
     shapes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
     with disk_errors(to.parent):
@@ -77,7 +82,10 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
 
 def _alpha(config: dict[str, Any], adapter: Path) -> float:
     """llama.cpp scales by alpha / r; of what it cannot scale so, ``SetupError``."""
-    odd = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)]
+    if config.get("peft_type", "LORA") != "LORA":
+        raise SetupError(f"{adapter} is a {config['peft_type']} adapter, which llama.cpp does not run")
+    special = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "alora_invocation_tokens")
+    odd = [name for name in special if config.get(name)]
     odd += ["bias"] if config.get("bias", "none") != "none" else []
     if odd:
         raise SetupError(

@@ -25,7 +25,7 @@ from cotdistill.model_files.quantisation import Quant, quantised, require_quanti
 from cotdistill.model_files.vocabulary import read_vocabulary
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
-from cotdistill.template import DATE
+from cotdistill.template import DATED
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -96,6 +96,11 @@ def check_writable(model: Model, quant: Quant) -> None:
     if config.model_type not in ARCHITECTURES:
         known = " and ".join(sorted(ARCHITECTURES))
         raise SetupError(f"GGUF is written for {known} models, and this is a {config.model_type}; use --merged")
+    if config.hidden_act not in ("silu", "swish"):
+        raise SetupError(f"llama.cpp has silu for {config.model_type} models, not {config.hidden_act}; use --merged")
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if config.model_type == "qwen2" and size * config.num_attention_heads != config.hidden_size:
+        raise SetupError(f"llama.cpp has no heads of {size} in a Qwen2 model of this width; use --merged")
     if getattr(config, "use_sliding_window", False):
         raise SetupError("llama.cpp has no sliding window for Qwen2 models; use --merged")
     scaling = config.rope_parameters["rope_type"]
@@ -110,15 +115,18 @@ def _answers_alike(gguf: Path, model: Model, system: str) -> bool:
     from cotdistill.engines.transformers_engine import TransformersEngine
 
     request = Request("check", messages_for(Question("check", CHECK), system))
-    expected = len(model.template.prompt_ids(request.messages))
+    expected = model.template.prompt_ids(request.messages)
     sampling = Sampling(max_new_tokens=CHECK_TOKENS)
-    engine = LlamaCppEngine(gguf, slots=1, context=expected + 4 * CHECK_TOKENS)
+    engine = LlamaCppEngine(gguf, slots=1, context=len(expected) + 4 * CHECK_TOKENS)
     try:
+        read = engine.prompt_ids(request.messages)
         [found] = engine.complete([request], sampling)
+    except RuntimeError as error:
+        raise SetupError(f"llama.cpp does not run the exported model ({error}); use --merged") from error
     finally:
         engine.close()
-    if found.error or found.prompt_tokens != expected:
-        reason = found.error or f"it reads a prompt of {expected} tokens as {found.prompt_tokens}"
+    if found.error or read != expected or found.prompt_tokens != len(expected):
+        reason = found.error or "it reads its prompts as other tokens"
         raise SetupError(f"llama.cpp does not run the exported model as it was trained ({reason}); use --merged")
     [own] = TransformersEngine(model).complete([request], sampling)
     # Where the limit cuts a character in two, one of them shows what is left of it.
@@ -189,7 +197,7 @@ def _add_tokenizer(writer: "GGUFWriter", model: Model) -> None:
     writer.add_pad_token_id(template.pad_id)
     writer.add_add_bos_token(adds_bos(model))
     # The day the student was trained with, where the template would write today's.
-    day = f"{{%- set date_string = '{DATE}' %}}" if "date_string" in template.source else ""
+    day = DATED if "date_string" in template.source else ""
     writer.add_chat_template(day + template.source)
 
 

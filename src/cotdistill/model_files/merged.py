@@ -48,6 +48,7 @@ class Merged(msgspec.Struct, frozen=True):
     logits: list[torch.Tensor]
     moved: float
     effect: float
+    trust_remote_code: bool = False
 
 
 def merge(base: Path, adapter: Path, *, four_bit: bool = False, dequantize: bool = False,
@@ -90,7 +91,7 @@ def merge(base: Path, adapter: Path, *, four_bit: bool = False, dequantize: bool
     after = _logits(model, system)
     problem = f"merging {adapter} in {dtype} changes what the model computes"
     moved = _distance(after, expected, TOLERANCE[dtype], problem)
-    return Merged(model, card, after, moved, _largest_difference(expected, before))
+    return Merged(model, card, after, moved, _largest_difference(expected, before), trust_remote_code)
 
 
 def save_merged(merged: Merged, directory: Path, *, overwrite: bool = False) -> None:
@@ -117,7 +118,8 @@ def save_merged(merged: Merged, directory: Path, *, overwrite: bool = False) -> 
         for file in unfinished.iterdir():
             file.chmod(mode)
         dtype = str(model.module.dtype).removeprefix("torch.")
-        read = load_model(unfinished, Placement("cpu", dtype, False, None))
+        placement = Placement("cpu", dtype, False, None)
+        read = load_model(unfinished, placement, trust_remote_code=merged.trust_remote_code)
         system = merged.card.system_prompt if merged.card else SYSTEM_PROMPT
         if read.template.hash != model.template.hash or read.template.end_of_turn != model.template.end_of_turn:
             raise SetupError(f"the chat template written to {directory} is not read back as it was; nothing is kept")

@@ -85,7 +85,7 @@ def modelfile(gguf: str, template: ChatTemplate, card: AdapterCard | None, *, co
     if card and card.system_prompt:
         if '"""' in card.system_prompt:
             raise SetupError('the system prompt holds """, which a Modelfile cannot say')
-        lines.append(f'SYSTEM """{card.system_prompt}"""')
+        lines.append(f'SYSTEM """{card.system_prompt.strip()}"""')  # as it is trained with
     stops = [template.tokenizer.convert_ids_to_tokens(token) for token in template.stop_ids]
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     # Greedy, and without Ollama's penalty on repeated words: arithmetic repeats numbers.

@@ -10,7 +10,7 @@ from cotdistill.errors import SetupError
 
 
 def parameter_count(model: Path) -> int:
-    """Of a GGUF file or a Hugging Face directory with safetensors. Raises ``SetupError`` where they cannot be read."""
+    """Of a GGUF file or a Hugging Face directory. Raises ``SetupError`` where they cannot be read."""
     from gguf import GGUFReader
     from safetensors import SafetensorError, safe_open
 
@@ -18,9 +18,29 @@ def parameter_count(model: Path) -> int:
         if model.is_file():
             return sum(int(tensor.n_elements) for tensor in GGUFReader(model).tensors)
         count = 0
-        for path in model.glob("*.safetensors"):
+        files = sorted(model.glob("*.safetensors"))
+        if not files:
+            return _of_pickles(model)
+        for path in files:
             with safe_open(path, framework="numpy") as file:
                 count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
         raise SetupError(f"cannot read the weights in {model} ({error}); get them again") from error
+    return count
+
+
+def _of_pickles(model: Path) -> int:
+    import pickle
+
+    import torch
+
+    count = 0
+    for path in model.glob("pytorch_model*.bin"):
+        try:
+            weights = torch.load(path, map_location="meta", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+        count += sum(tensor.numel() for tensor in weights.values())
+    if not count:
+        raise ValueError("there are none")
     return count
