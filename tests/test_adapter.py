@@ -240,7 +240,7 @@ def test_a_model_without_q_proj_gets_all_linear_layers_and_says_so(tmp_path):
     result = teach(gpt2, tmp_path / "out")
     assert (
         result.targets
-        == "the model has no q_proj ... down_proj: LoRA on all linear layers: c_attn, c_fc, c_proj"
+        == "the model lacks some of q_proj ... down_proj: LoRA on its linear layers: c_attn, c_fc, c_proj"
     )
     assert result.steps == 1
     assert {name.split(".")[-3] for name in weights(tmp_path / "out")} == {"c_attn", "c_fc", "c_proj"}

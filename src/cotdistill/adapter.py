@@ -5,6 +5,7 @@ so that evaluation and chat ask the student exactly as training did.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from cotdistill.card import CARD, AdapterCard, read_card
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.learning.ranks import here
-from cotdistill.model import Model, linear_names
+from cotdistill.model import OTHER_SENSES, Model, linear_names
 from cotdistill.settings.lora import Lora
 from cotdistill.storage.disk import write_atomic
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
+FUSED = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -30,6 +32,8 @@ def choose_targets(module: torch.nn.Module, wanted: tuple[str, ...]) -> tuple[tu
     where the model has them all, else every linear layer.
     """
     have = linear_names(module)
+    if not wanted and any(name.endswith("gate_up_proj") and p.dim() == 3 for name, p in module.named_parameters()):
+        have = [name for name in have if name not in FUSED]  # peft takes these names for the experts' matrices
     if wanted:
         missing = sorted(set(wanted) - set(have))
         if missing:
@@ -42,7 +46,7 @@ def choose_targets(module: torch.nn.Module, wanted: tuple[str, ...]) -> tuple[tu
         return DEFAULT_TARGETS, f"LoRA on {', '.join(DEFAULT_TARGETS)}"
     if not have:
         raise SetupError("the model has no linear layer that LoRA could adapt")
-    return tuple(have), f"the model has no q_proj ... down_proj: LoRA on all linear layers: {', '.join(have)}"
+    return tuple(have), f"the model lacks some of q_proj ... down_proj: LoRA on its linear layers: {', '.join(have)}"
 
 
 def attach(model: Model, lora: Lora, *, gradient_checkpointing: bool = False) -> tuple[Any, str]:
@@ -53,16 +57,22 @@ def attach(model: Model, lora: Lora, *, gradient_checkpointing: bool = False) ->
     module = model.module
     if getattr(module, "is_loaded_in_4bit", False):
         module = prepare_model_for_kbit_training(module, use_gradient_checkpointing=gradient_checkpointing)
+    others = any(re.fullmatch(OTHER_SENSES, name) for name, _ in module.named_modules())
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(targets),
+        exclude_modules=OTHER_SENSES if others else None,
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(module, config)
+    try:
+        adapted = get_peft_model(module, config)
+    except ValueError as error:
+        why = " ".join(str(error).split())[:300]
+        raise SetupError(f"no LoRA on {', '.join(targets)}: {why}; name other layers with --target_modules") from error
     if gradient_checkpointing:
         adapted.enable_input_require_grads()
     return adapted, sentence

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Model:
     @property
     def context_length(self) -> int:
         """The most tokens the model can attend to."""
-        return int(getattr(self.module.config, "max_position_embeddings", 0) or 1 << 20)
+        return int(getattr(self.module.config.get_text_config(), "max_position_embeddings", 0) or 1 << 20)
 
 
 def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool = False) -> Model:
@@ -80,6 +81,7 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.template.pad_id)
     module.config.pad_token_id = model.template.pad_id
+    model.template.also_stops = _stops(module.generation_config)
     # generate() fills what it is not told from here: a model's own penalties would bend every answer.
     module.generation_config = GenerationConfig(
         eos_token_id=model.template.stop_ids, pad_token_id=model.template.pad_id
@@ -87,6 +89,12 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
     if model.template.plain:
         log.info("%s has no chat template: using the plain Question/Answer one", directory)
     return model
+
+
+def _stops(config: Any) -> frozenset[int]:
+    """Ids at which the model's own files end an answer."""
+    ids = getattr(config, "eos_token_id", None)
+    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
 
 def check_directory(directory: Path, trust_remote_code: bool) -> None:
@@ -124,12 +132,19 @@ def _conversion_hint(path: Path) -> str:
     )
 
 
+OTHER_SENSES = r"(.*\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)(\..*)?"
+"""Names of layers that text never passes."""
+ROUTERS = frozenset({"router", "gate", "shared_expert_gate"})
+
+
 def linear_names(module: Any) -> list[str]:
-    """The distinct last names of the linear layers inside the blocks, output head excluded: LoRA targets."""
+    """The distinct last names of the linear layers inside the blocks that text passes: LoRA targets. Neither the output
+    head is one, nor what chooses among experts."""
     head = module.get_output_embeddings()
     names = {
         name.rsplit(".", 1)[-1]
         for name, layer in module.named_modules()
         if layer is not head and (isinstance(layer, torch.nn.Linear) or type(layer).__name__ == "Conv1D")
-    }
-    return sorted(names)
+        and not re.fullmatch(OTHER_SENSES, name)
+    }  # fmt: skip
+    return sorted(names - ROUTERS)

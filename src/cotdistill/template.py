@@ -33,6 +33,9 @@ DATE = "01 Jan 2025"
 DATED = f"{{%- set date_string = '{DATE}' %}}"
 """What makes such a template of a GGUF file write that day, whoever renders it."""
 
+_TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}"
+"""The same for templates that ask the clock."""
+
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 
 
@@ -62,6 +65,7 @@ class ChatTemplate:
         self._add_bos = self.plain and bos is not None and tokenizer("x").input_ids[:1] == [bos]
         self.system_as_user = not self._accepts_system()
         self.end_of_turn = self._find_end_of_turn()
+        self.also_stops: frozenset[int] = frozenset()
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the messages plus the opening of the answer."""
@@ -81,8 +85,9 @@ class ChatTemplate:
 
     @property
     def stop_ids(self) -> list[int]:
-        """Ids at which generation ends: the end of turn, and the tokenizer's own end of sequence."""
-        return sorted({self.end_of_turn, self.tokenizer.eos_token_id} - {None})
+        """Ids at which generation ends: the end of turn, the tokenizer's own end of sequence, and what the model's
+        files say besides (``also_stops``)."""
+        return sorted(({self.end_of_turn, self.tokenizer.eos_token_id} - {None}) | self.also_stops)
 
     @property
     def hash(self) -> str:
@@ -100,7 +105,7 @@ class ChatTemplate:
         slots = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
         try:
             text = self.tokenizer.apply_chat_template(
-                slots, chat_template=self.source, add_generation_prompt=generation_prompt, tokenize=False,
+                slots, chat_template=_TODAY + self.source, add_generation_prompt=generation_prompt, tokenize=False,
                 add_bos=self._add_bos, date_string=DATE,
             )  # fmt: skip
         except Exception as error:  # jinja2's own, and whatever a template raises

@@ -44,8 +44,9 @@ class Room:
 def token_bytes(module: Any) -> int:
     """What a token takes in the keys and values of all layers; at most, for models that keep less."""
     config = module.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    all_heads = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or all_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
     return int(2 * config.num_hidden_layers * heads * size * module.dtype.itemsize)
 
 

@@ -52,7 +52,7 @@ def _gated(block: Any) -> bool:
 def _fused(layer: Any) -> Any:
     def forward(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         y: torch.Tensor = _LoraLinear.apply(None, x, *_parts(layer))  # type: ignore[no-untyped-call]
-        return y
+        return y.view(*x.shape[:-1], -1)
 
     return forward
 
@@ -61,7 +61,7 @@ def _fused_block(block: Any) -> Any:
     def forward(x: torch.Tensor) -> torch.Tensor:
         gate, up = block.gate_proj(x), block.up_proj(x)
         y: torch.Tensor = _LoraLinear.apply(gate, up, *_parts(block.down_proj))  # type: ignore[no-untyped-call]
-        return y
+        return y.view(*up.shape[:-1], -1)
 
     return forward
 
@@ -88,12 +88,12 @@ class _LoraLinear(torch.autograd.Function):
         y = linear(flat, weight, bias).addmm_(low, b.T, alpha=scale)
         ctx.save_for_backward(gate, x, weight, a, b, low, kept)
         ctx.scale, ctx.keep = scale, keep
-        return y.view(*x.shape[:-1], -1)
+        return y  # flat: a view that was made in here could not be changed in place, as Llama 4 does
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gate, x, weight, a, b, low, kept = ctx.saved_tensors
-        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        (grad,) = grads
         grad_low = (grad @ b).mul_(ctx.scale)
         grad_a = grad_low.T @ _dropped(_input(gate, x), kept, ctx.keep)
         grad_b = (grad.T @ low).mul_(ctx.scale)

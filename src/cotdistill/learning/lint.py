@@ -126,6 +126,8 @@ def _doubts(template: ChatTemplate, example: Example, text: str) -> Iterator[str
         yield "the tokenizer has no token for a part of the trace"
     if text.lstrip().startswith("<think>") and _decoded(template, prompt).rstrip().endswith("<think>"):
         yield "the chat template opens a <think> block, and the trace opens another one in it"
+    elif "</think>" not in text and _decoded(template, prompt).rstrip().endswith("<think>"):
+        yield "the chat template opens a <think> block, and the trace does not close it"
 
 
 def _unknown(template: ChatTemplate, answer: Sequence[int]) -> bool:
