@@ -115,14 +115,15 @@ def test_a_layer_that_cannot_be_adapted_is_one_sentence(tmp_path):
 
 
 def test_all_ids_that_end_an_answer_by_the_models_own_files_do(tmp_path):
-    model = on_cpu(made(tmp_path, "llama_4", eos_token_id=[70, 71]))
-    assert {70, 71, model.template.end_of_turn} <= set(model.template.stop_ids)
+    started = TOKENIZER.convert_tokens_to_ids("<|im_start|>")
+    model = on_cpu(made(tmp_path, "llama_4", eos_token_id=[started, 70, 99_999]))  # 70 is a letter, the last one nothing
+    assert set(model.template.stop_ids) == {started, model.template.end_of_turn, model.tokenizer.eos_token_id}
     assert model.template.answer_ids("x")[-1] == model.template.end_of_turn
 
 
 def test_a_template_that_asks_the_clock_is_told_the_day_of_training():
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
+    tokenizer.chat_template = "\n  {# the day #}{{ strftime_now('%d %b %Y') }}\n" + CHATML
     template = ChatTemplate(tokenizer)
-    assert tokenizer.decode(template.prompt_ids([Message("user", "2 + 2?")])).startswith(f"{DATE}\n")
+    assert tokenizer.decode(template.prompt_ids([Message("user", "2 + 2?")])).startswith(f"\n{DATE}\n")
     assert template.source == tokenizer.chat_template

@@ -81,7 +81,8 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.template.pad_id)
     module.config.pad_token_id = model.template.pad_id
-    model.template.also_stops = _stops(module.generation_config)
+    control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    model.template.also_stops = _stops(module.generation_config) & control  # an older tokenizer's ids may be letters
     # generate() fills what it is not told from here: a model's own penalties would bend every answer.
     module.generation_config = GenerationConfig(
         eos_token_id=model.template.stop_ids, pad_token_id=model.template.pad_id

@@ -33,8 +33,8 @@ DATE = "01 Jan 2025"
 DATED = f"{{%- set date_string = '{DATE}' %}}"
 """What makes such a template of a GGUF file write that day, whoever renders it."""
 
-_TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}"
-"""The same for templates that ask the clock."""
+TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
+"""The same for templates that ask the clock; jinja2 takes the line's end with the block's."""
 
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 
@@ -105,7 +105,7 @@ class ChatTemplate:
         slots = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
         try:
             text = self.tokenizer.apply_chat_template(
-                slots, chat_template=_TODAY + self.source, add_generation_prompt=generation_prompt, tokenize=False,
+                slots, chat_template=TODAY + self.source, add_generation_prompt=generation_prompt, tokenize=False,
                 add_bos=self._add_bos, date_string=DATE,
             )  # fmt: skip
         except Exception as error:  # jinja2's own, and whatever a template raises

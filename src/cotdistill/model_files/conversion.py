@@ -223,7 +223,8 @@ def _refuse_what_is_lost(gguf: Path, header: Header, config: Any, state: dict[st
     """transformers leaves out, without a word, tensors and settings of a file that it has no place for."""
     read = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
     rope = getattr(config, "rope_parameters", None) or {}
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 1
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
     turned = int(size * rope.get("partial_rotary_factor", 1.0))
     base = float(rope.get("rope_theta") or header.rope_base or 0.0)
     lost = [

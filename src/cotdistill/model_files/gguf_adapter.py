@@ -15,7 +15,7 @@ from cotdistill.card import read_card
 from cotdistill.errors import SetupError
 from cotdistill.model_files.conversion import disk_errors, only_gguf
 from cotdistill.model_files.gguf_file import ARCHITECTURES, in_pairs
-from cotdistill.template import DATED
+from cotdistill.template import DATE, DATED, TODAY
 
 PREFIX = "base_model.model."
 
@@ -51,9 +51,12 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
     card, template = read_card(adapter), value("tokenizer.chat_template")
     if card and template is None:
         raise SetupError(f"{base} has no chat template: llama.cpp would take another than {adapter} was trained with")
-    own = str(template).removeprefix(DATED)
-    if card and card.template_hash != hashlib.sha256(own.encode()).hexdigest()[:16]:
+    own = str(template).removeprefix(DATED).removeprefix(TODAY)
+    hashes = {hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(template), own)}
+    if card and card.template_hash not in hashes:
         raise SetupError(f"the adapter in {adapter} was trained with another chat template than {base} has")
+    if card and "strftime_now" in own and TODAY not in str(template):
+        raise SetupError(f"the chat template of {base} writes today's date, and {adapter} was trained with {DATE}")
     count = value(f"{architecture}.attention.head_count")
     heads = {"q_proj": int(count), "k_proj": int(value(f"{architecture}.attention.head_count_kv") or count)}
     names = TensorNameMap(constants.MODEL_ARCH[ARCHITECTURES[architecture]], int(value(f"{architecture}.block_count")))

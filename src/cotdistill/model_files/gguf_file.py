@@ -25,7 +25,7 @@ from cotdistill.model_files.quantisation import Quant, quantised, require_quanti
 from cotdistill.model_files.vocabulary import read_vocabulary
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
-from cotdistill.template import DATED
+from cotdistill.template import DATED, TODAY
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -197,7 +197,7 @@ def _add_tokenizer(writer: "GGUFWriter", model: Model) -> None:
     writer.add_pad_token_id(template.pad_id)
     writer.add_add_bos_token(adds_bos(model))
     # The day the student was trained with, where the template would write today's.
-    day = DATED if "date_string" in template.source else ""
+    day = (DATED if "date_string" in template.source else "") + (TODAY if "strftime_now" in template.source else "")
     writer.add_chat_template(day + template.source)
 
 

@@ -18,7 +18,7 @@ import msgspec
 from cotdistill.card import AdapterCard
 from cotdistill.engines import Message
 from cotdistill.errors import SetupError
-from cotdistill.template import DATE, ChatTemplate
+from cotdistill.template import DATE, TODAY, ChatTemplate
 
 CONTEXT = 4096
 """Most tokens of prompt and answer together; Ollama's own default differs between versions and machines."""
@@ -65,7 +65,8 @@ def turns_of(template: ChatTemplate) -> Turns:
     conversation = [msgspec.to_builtins(message) for message in SAMPLE]
     try:
         text = template.tokenizer.apply_chat_template(
-            conversation, chat_template=template.source, add_generation_prompt=True, tokenize=False, date_string=DATE
+            conversation, chat_template=TODAY + template.source, add_generation_prompt=True, tokenize=False,
+            date_string=DATE,
         )
     except Exception as error:  # jinja2's own: a template may refuse a system turn
         raise SetupError(f"the chat template cannot be said as an Ollama template: {error}") from error
