@@ -15,7 +15,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from cotdistill.errors import SetupError
 from cotdistill.identity import sha256_of
 from cotdistill.model_files import conversion
-from cotdistill.model_files.conversion import SOURCE_FILE, is_converted, read_header, to_hugging_face
+from cotdistill.model_files.conversion import SOURCE_FILE, is_converted, to_hugging_face
+from cotdistill.model_files.gguf_header import read_header
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BYTES = list(bytes_to_unicode().values())

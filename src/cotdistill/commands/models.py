@@ -57,7 +57,8 @@ def convert(
     to: Annotated[Path, typer.Option("--to", help="Hugging Face directory to write.")],
 ) -> None:
     """Dequantise a GGUF file into a Hugging Face directory (float32, safetensors)."""
-    from cotdistill.model_files.conversion import only_gguf, to_hugging_face
+    from cotdistill.model_files.conversion import to_hugging_face
+    from cotdistill.model_files.gguf_header import only_gguf
 
     to_hugging_face(only_gguf(gguf), to)
     typer.echo(to)

@@ -22,6 +22,7 @@ import msgspec
 
 from cotdistill.errors import SetupError
 from cotdistill.identity import sha256_of
+from cotdistill.model_files.gguf_header import Header, only_gguf, read_header
 
 log = logging.getLogger(__name__)
 
@@ -40,24 +41,6 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     architecture: str
     quantisation: str
     dtype: DType
-
-
-class Header(msgspec.Struct, frozen=True):
-    """What the conversion needs from a GGUF's metadata. ``split`` names the tokenizer's word-splitting rule;
-    ids are None where the file states none; ``parameters`` counts numbers, not bytes. Of the rotary embeddings:
-    ``rope_scaling``, the ``rope_dimensions`` of a head that are turned, and the ``rope_base``."""
-
-    architecture: str
-    quantisation: str
-    parameters: int
-    split: str
-    chat_template: str | None
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int | None
-    rope_scaling: str | None = None
-    rope_dimensions: int | None = None
-    rope_base: float | None = None
 
 
 def to_hugging_face(gguf: Path, to: Path, *, dtype: DType = "float32") -> None:
@@ -97,17 +80,6 @@ def to_hugging_face(gguf: Path, to: Path, *, dtype: DType = "float32") -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def only_gguf(path: Path) -> Path:
-    """``path`` if it is a file, else the one ``*.gguf`` inside it; ``SetupError`` for none or several."""
-    if path.is_file():
-        return path
-    found = sorted(path.glob("*.gguf"))
-    if len(found) != 1:
-        held = ", ".join(file.name for file in found) or "none"
-        raise SetupError(f"{path} must be a GGUF file or a directory with exactly one; found: {held}")
-    return found[0]
-
-
 def is_converted(directory: Path, sha256: str, dtype: DType = "float32") -> bool:
     """True if ``directory`` is a finished conversion, in ``dtype``, of the GGUF with that hash."""
     source = _read_source(directory)
@@ -127,41 +99,6 @@ def refuse_other_model(directory: Path, sha256: str, *, besides: str = "") -> No
         raise SetupError(
             f"{directory} already holds a model ({others[0]}); choose an empty directory or remove that one"
         )
-
-
-def read_header(gguf: Path) -> Header:
-    """The metadata of a GGUF file. Raises ``SetupError`` if it is none, or lacks what a model needs."""
-    from gguf import GGUFReader, LlamaFileType
-
-    try:
-        reader = GGUFReader(gguf)
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise SetupError(f"{gguf} is not a whole GGUF file ({error}); fetch it again") from error
-
-    def value(key: str) -> Any:
-        field = reader.get_field(key)
-        return None if field is None else field.contents()
-
-    architecture = value("general.architecture")
-    if not isinstance(architecture, str) or value("tokenizer.ggml.tokens") is None:
-        raise SetupError(f"{gguf} holds no language model with a tokenizer; choose another file")
-    if value("split.count") not in (None, 0, 1):
-        raise SetupError(f"{gguf} is one of {value('split.count')} pieces; merge them with llama-gguf-split")
-    file_type = value("general.file_type")
-    known = file_type in list(LlamaFileType)
-    return Header(
-        architecture=architecture,
-        quantisation=LlamaFileType(file_type).name.removeprefix("MOSTLY_") if known else "unknown",
-        parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
-        split=str(value("tokenizer.ggml.pre") or "default"),
-        chat_template=value("tokenizer.chat_template"),
-        bos_id=value("tokenizer.ggml.bos_token_id"),
-        eos_id=value("tokenizer.ggml.eos_token_id"),
-        pad_id=value("tokenizer.ggml.padding_token_id"),
-        rope_scaling=value(f"{architecture}.rope.scaling.type"),
-        rope_dimensions=value(f"{architecture}.rope.dimension_count"),
-        rope_base=value(f"{architecture}.rope.freq_base"),
-    )
 
 
 def load_tokenizer(gguf: Path, header: Header) -> Any:

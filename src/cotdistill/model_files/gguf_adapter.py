@@ -7,14 +7,16 @@ Not covered, and refused: DoRA, ranks that differ between layers, adapters with 
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cotdistill.adapter import WEIGHTS
 from cotdistill.card import read_card
 from cotdistill.errors import SetupError
-from cotdistill.model_files.conversion import disk_errors, only_gguf
+from cotdistill.model_files.conversion import disk_errors
 from cotdistill.model_files.gguf_file import ARCHITECTURES, in_pairs
+from cotdistill.model_files.gguf_header import only_gguf, open_gguf, value_of
 from cotdistill.template import DATE, DATED, TODAY
 
 PREFIX = "base_model.model."
@@ -25,7 +27,7 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
 
     Raises ``SetupError`` for an adapter that is not for such a model, and for what the module docstring names.
     """
-    from gguf import GGUFReader, GGUFWriter, TensorNameMap, constants
+    from gguf import GGUFWriter, TensorNameMap, constants
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -35,15 +37,8 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
     except (OSError, ValueError, SafetensorError) as error:
         raise SetupError(f"the adapter in {adapter} cannot be read: {error}") from error
     alpha = _alpha(config, adapter)
-    try:
-        reader = GGUFReader(only_gguf(base))
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise SetupError(f"{base} is not a whole GGUF file ({error}); fetch it again") from error
-
-    def value(key: str) -> Any:
-        field = reader.get_field(key)
-        return None if field is None else field.contents()
-
+    reader = open_gguf(only_gguf(base))
+    value = partial(value_of, reader)
     architecture = str(value("general.architecture"))
     if architecture not in ARCHITECTURES:
         known = " and ".join(sorted(ARCHITECTURES))
