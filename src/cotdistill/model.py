@@ -98,6 +98,12 @@ def _stops(config: Any) -> frozenset[int]:
     return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
 
+def head_size(config: Any) -> int:
+    """Numbers in a head of attention, from a model's text config."""
+    heads = getattr(config, "num_attention_heads", None) or 1
+    return int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+
+
 def check_directory(directory: Path, trust_remote_code: bool) -> None:
     """Refuse what is not a loadable Hugging Face directory, saying what it is and what to do."""
     if directory.is_file() and directory.suffix == ".gguf":

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 
 from cotdistill.engines.growing_batch import GrowingBatch, Row
+from cotdistill.model import head_size
 
 SHARE = 0.25
 """The part of the free memory that keys and values may take: for a moment, when rows join, they are there twice, and
@@ -44,10 +45,8 @@ class Room:
 def token_bytes(module: Any) -> int:
     """What a token takes in the keys and values of all layers; at most, for models that keep less."""
     config = module.config.get_text_config()
-    all_heads = getattr(config, "num_attention_heads", None) or 1
-    heads = getattr(config, "num_key_value_heads", None) or all_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
-    return int(2 * config.num_hidden_layers * heads * size * module.dtype.itemsize)
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 1
+    return int(2 * config.num_hidden_layers * heads * head_size(config) * module.dtype.itemsize)
 
 
 def free_memory(device: torch.device) -> int | None:

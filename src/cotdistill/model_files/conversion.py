@@ -158,11 +158,11 @@ def load_weights(gguf: Path, header: Header, dtype: DType) -> Any:
 
 def _refuse_what_is_lost(gguf: Path, header: Header, config: Any, state: dict[str, Any]) -> None:
     """transformers leaves out, without a word, tensors and settings of a file that it has no place for."""
+    from cotdistill.model import head_size
+
     read = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
     rope = getattr(config, "rope_parameters", None) or {}
-    heads = getattr(config, "num_attention_heads", None) or 1
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    turned = int(size * rope.get("partial_rotary_factor", 1.0))
+    turned = int(head_size(config) * rope.get("partial_rotary_factor", 1.0))
     base = float(rope.get("rope_theta") or header.rope_base or 0.0)
     lost = [
         (sum(read.values()) < header.parameters, "some of its weights"),

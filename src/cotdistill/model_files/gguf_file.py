@@ -19,7 +19,7 @@ import torch
 from cotdistill.card import CARD_KEY, AdapterCard
 from cotdistill.engines import Request, Sampling
 from cotdistill.errors import SetupError
-from cotdistill.model import Model
+from cotdistill.model import Model, head_size
 from cotdistill.model_files.conversion import disk_errors, require_space
 from cotdistill.model_files.quantisation import Quant, quantised, require_quantizer, tensor_type
 from cotdistill.model_files.vocabulary import read_vocabulary
@@ -98,7 +98,7 @@ def check_writable(model: Model, quant: Quant) -> None:
         raise SetupError(f"GGUF is written for {known} models, and this is a {config.model_type}; use --merged")
     if config.hidden_act not in ("silu", "swish"):
         raise SetupError(f"llama.cpp has silu for {config.model_type} models, not {config.hidden_act}; use --merged")
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = head_size(config)
     if config.model_type == "qwen2" and size * config.num_attention_heads != config.hidden_size:
         raise SetupError(f"llama.cpp has no heads of {size} in a Qwen2 model of this width; use --merged")
     if getattr(config, "use_sliding_window", False):
