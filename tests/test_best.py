@@ -10,7 +10,8 @@ from cotdistill.adapter import load_adapter
 from cotdistill.errors import TrainingError
 from cotdistill.example import Example
 from cotdistill.learning.best import held_out
-from cotdistill.training import AnswerTrainer, Watch
+from cotdistill.learning.trainer import AnswerTrainer
+from cotdistill.learning.watch import Watch
 from test_training import farthest, interrupt_at, reference_loss
 
 LONG = {

@@ -13,7 +13,7 @@ import torch
 
 from conftest import teach, weights
 from cotdistill.learning.checkpoint import RECORD, newest, run_id, seal
-from cotdistill.training import AnswerTrainer
+from cotdistill.learning.trainer import AnswerTrainer
 
 LONG = {
     "rows": 7, "batch_size": 2, "gradient_accumulation_steps": 2, "num_epochs": 3, "learning_rate": 1e-3,

@@ -13,11 +13,12 @@ from cotdistill.engines.transformers_engine import TransformersEngine
 from cotdistill.errors import TrainingError
 from cotdistill.example import IGNORE, Example, build_examples
 from cotdistill.hardware import Placement, place
+from cotdistill.learning.trainer import AnswerTrainer
 from cotdistill.model import load_model
 from cotdistill.question import Question
 from cotdistill.settings.lora import Lora
 from cotdistill.settings.train import TrainSettings
-from cotdistill.training import AnswerTrainer, train
+from cotdistill.training import train
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -1,11 +1,10 @@
-"""Training: LoRA on Examples, by one transformers.Trainer subclass.
+"""Training: LoRA on Examples, by one transformers.Trainer subclass (``learning.trainer``).
 
-The loss is that of the objective (``learning.terms``), in nats per answer token over all answer tokens of an optimizer
-step, however they are spread over its micro-batches; for ``sft`` the mean negative log-likelihood (Ho et al. 2022).
+The loss is that of the objective (``learning.terms``), in nats per answer token; for ``sft`` the mean negative
+log-likelihood (Ho et al. 2022).
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 
 import msgspec
 import torch
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerState, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
-from cotdistill import machine
 from cotdistill.adapter import attach, save_adapter
 from cotdistill.card import AdapterCard
 from cotdistill.errors import TrainingError
@@ -31,6 +29,8 @@ from cotdistill.learning.loss import AnswerLoss, choose
 from cotdistill.learning.order import Order, blank
 from cotdistill.learning.ranks import here
 from cotdistill.learning.terms import Terms
+from cotdistill.learning.trainer import AnswerTrainer, terms_in
+from cotdistill.learning.watch import Progress, Watch, peak_memory
 from cotdistill.model import Model
 from cotdistill.settings.train import TrainSettings
 from cotdistill.storage.disk import explained
@@ -59,95 +59,6 @@ class TrainResult(msgspec.Struct, frozen=True):
     @property
     def final_loss(self) -> float:
         return self.losses[-1][1]
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """One optimizer step, for whoever shows it."""
-
-    step: int
-    steps: int
-    loss: float
-    tokens_per_second: float
-    peak_memory: int
-
-
-class AnswerTrainer(Trainer):
-    """Trainer over Examples, with the ``Terms`` of an objective. A batch is ``{"rows": [Example, ...]}``: how the rows
-    lie in memory is the loss's own affair."""
-
-    loss_is_scaled_for_ga = True  # whatever the model's class says of its own loss, as Gemma's do
-
-    def __init__(self, *args: Any, order: Order, terms: Terms, **kwargs: Any) -> None:
-        super().__init__(*args, data_collator=lambda rows: {"rows": rows}, **kwargs)
-        self._order = order
-        self._terms = terms
-        self._spent = self._counts = torch.zeros(len(terms.names))
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return self._order
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        """Tokens of each term (terms) in the whole optimizer step, in all processes. The terms may put other rows in
-        the place of those that were drawn."""
-        drawn = [row for batch in batch_samples for row in batch["rows"]]
-        rows = iter(self._terms.rows(drawn, self.state.global_step))
-        for batch in batch_samples:
-            batch["rows"] = [next(rows) for _ in batch["rows"]]
-        counts = self._terms.counts([row for batch in batch_samples for row in batch["rows"]])
-        total: torch.Tensor = self.accelerator.gather(torch.tensor([counts], device=device)).sum(dim=0)
-        self._spent, self._counts = torch.zeros(len(counts), device=device), total
-        return total
-
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward, one group of rows after the other, so that only one is in memory."""
-        groups = self._terms.groups(inputs["rows"]) if self.accelerator.num_processes == 1 else [inputs["rows"]]
-        step = super().training_step
-        return torch.stack([step(model, {"rows": rows}, num_items_in_batch) for rows in groups]).sum()
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        sums = self._terms.sums(model, inputs["rows"]).to(self.args.device)
-        self._spent += sums.detach()
-        # The token counts are those of all processes, whose gradients are averaged.
-        return sums @ self._terms.weights(num_items_in_batch) * self.accelerator.num_processes
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Beside the loss of a step, that of each of its terms in nats a token."""
-        if "loss" in logs and len(self._terms.names) > 1:
-            spent = self.accelerator.gather(self._spent[None]).sum(dim=0).tolist()
-            for name, nats, tokens in zip(self._terms.names, spent, self._counts.tolist(), strict=True):
-                if tokens:
-                    logs[f"loss_{name}"] = nats / tokens
-        super().log(logs, start_time)
-
-
-class Watch(TrainerCallback):
-    """Stops on a loss that cannot be right, and reports progress."""
-
-    def __init__(self, tokens_per_epoch: int, device: str, show: Callable[[Progress], None]) -> None:
-        self._show = show
-        self._device = device
-        self._tokens_per_epoch = tokens_per_epoch
-        self._start = time.monotonic()
-        self._first_epoch = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._start = time.monotonic()
-        self._first_epoch = state.epoch or 0.0
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        if "loss" not in logs:
-            return
-        loss = float(logs["loss"])
-        if not math.isfinite(loss) or loss == 0.0:
-            raise TrainingError(
-                f"the loss at step {state.global_step} is {loss}: "
-                "nothing is being learned; check the learning rate and that examples have answer tokens"
-            )
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        done = ((state.epoch or 0.0) - self._first_epoch) * self._tokens_per_epoch
-        self._show(Progress(state.global_step, state.max_steps, loss, done / seconds, peak_memory(self._device)))
 
 
 def train(
@@ -180,36 +91,7 @@ def train(
     adapted, targets = attach(model, settings.lora, gradient_checkpointing=settings.gradient_checkpointing)
     checkpoints = output_dir / "checkpoints"
     steps_per_epoch, steps = settings.steps(len(examples))
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=accumulation,
-        num_train_epochs=settings.num_epochs,
-        learning_rate=settings.learning_rate,
-        optim="adamw_bnb_8bit" if settings.optim == "adamw_8bit" else "adamw_torch_fused",
-        lr_scheduler_type="constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler,
-        warmup_steps=min(int(settings.warmup_ratio * steps), steps - 1),  # the first warm-up step learns nothing
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-        seed=settings.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=EVERY,
-        bf16=placement.dtype == "bfloat16",
-        fp16=placement.dtype == "float16",
-        use_cpu=placement.device == "cpu",
-        ddp_find_unused_parameters=False,  # every adapted layer is in every forward pass
-        report_to=settings.report_to,
-        project="cotdistill",
-        run_name="-".join(output_dir.resolve().parts[-2:]),
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=placement.device == "cuda",
-        **placement.kernels(),
-    )
-    if arguments.n_gpu > 1:  # by itself each of the GPUs that one process sees would get a batch of its own
-        arguments._n_gpu = 1
+    arguments = _arguments(settings, placement, batch_size, accumulation, steps, checkpoints)
     tokens_per_epoch = sum(len(e.input_ids) for e in examples)
     watch = Watch(tokens_per_epoch, placement.device, show)
     adapted.train()
@@ -276,25 +158,45 @@ def train(
         validation=best.history,
         best_step=best.step,
         peak_memory=peak_memory(placement.device),
-        terms=_of_terms(trainer.state.log_history),
+        terms=terms_in(trainer.state.log_history),
     )
 
 
-def _of_terms(history: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:
-    """(optimizer step, nats a token) of each term that was logged beside the loss."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for logs in history:
-        for key, value in logs.items():
-            if key.startswith("loss_"):
-                found.setdefault(key.removeprefix("loss_"), []).append((int(logs["step"]), float(value)))
-    return found
-
-
-def peak_memory(device: str) -> int:
-    """The most bytes that were used at a time, of the GPUs' memory or of the machine's."""
-    if device == "cuda":
-        return sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
-    return machine.peak_memory()
+def _arguments(
+    settings: TrainSettings, placement: Placement, batch_size: int, accumulation: int, steps: int, checkpoints: Path
+) -> TrainingArguments:
+    """The settings in the Trainer's words; ``batch_size`` and ``accumulation`` are those of one process."""
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=settings.num_epochs,
+        learning_rate=settings.learning_rate,
+        optim="adamw_bnb_8bit" if settings.optim == "adamw_8bit" else "adamw_torch_fused",
+        lr_scheduler_type="constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler,
+        warmup_steps=min(int(settings.warmup_ratio * steps), steps - 1),  # the first warm-up step learns nothing
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        seed=settings.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=EVERY,
+        bf16=placement.dtype == "bfloat16",
+        fp16=placement.dtype == "float16",
+        use_cpu=placement.device == "cpu",
+        ddp_find_unused_parameters=False,  # every adapted layer is in every forward pass
+        report_to=settings.report_to,
+        project="cotdistill",
+        run_name="-".join(checkpoints.parent.resolve().parts[-2:]),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=placement.device == "cuda",
+        **placement.kernels(),
+    )
+    if arguments.n_gpu > 1:  # by itself each of the GPUs that one process sees would get a batch of its own
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _check_moved(adapted: Any) -> None:

@@ -122,7 +122,7 @@ def notes_of(run: Path) -> Path:
 
 
 def _open_windows(steps: Path, tell: int, at_stage: Callable[[str], None]) -> None:
-    from cotdistill.training import AnswerTrainer
+    from cotdistill.learning.trainer import AnswerTrainer
 
     def told(stage: str, function: Callable[..., object]) -> Callable[..., object]:
         def call(*args: object, **kwargs: object) -> object:

@@ -100,8 +100,9 @@ def run_train(
 
     from cotdistill.hardware import place
     from cotdistill.learning.objective_choice import open_objective
+    from cotdistill.learning.watch import Progress
     from cotdistill.model import load_model
-    from cotdistill.training import Progress, train
+    from cotdistill.training import train
 
     with ranks.together():
         placement = place(load_in_4bit, device_map)
