@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import make_model
+from cotdistill.question import load_questions
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -46,6 +47,7 @@ def rows(path: Path) -> list[dict]:
 def teach_by_hand(path: Path) -> None:
     """A data set as a person may write it: question and reasoning, nothing else."""
     lines = [{"question": f"What is {i} + 7?", "cot": f"{i} + 7 = {i + 7}.\nFinal Answer: {i + 7}"} for i in range(8)]
+    lines.append({"question": "what is 3 + 9 ?", "cot": "3 + 9 = 12.\nFinal Answer: 12"})  # a test question, too
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -87,6 +89,10 @@ def test_the_three_commands_work_one_after_the_other(project):
         "--compare_base --teacher_model models/teacher",
     )
     assert evaluated.returncode == 0, evaluated.stderr
+    asked = load_questions(project / "data/test_questions.jsonl").rows
+    assert f"1 of the 4 test questions were trained on ({asked[3].id})" in " ".join(evaluated.stderr.split())
+    report = json.loads((project / "results/predictions.report.json").read_text())
+    assert report["details"]["trained_on"] == {"student": [asked[3].id]}
     predictions = rows(project / "results/predictions.jsonl")
     assert len(predictions) == 4
     assert all(isinstance(row["correct"], bool) for row in predictions)

@@ -11,6 +11,7 @@ from cotdistill.engines import Engine, EngineName
 from cotdistill.engines.opening import find_gguf, open_engine, opened_late, student_engine, takes_gguf
 from cotdistill.engines.server import Server
 from cotdistill.errors import SetupError
+from cotdistill.learnt import learnt
 from cotdistill.machine import versions
 from cotdistill.overlap import refuse_shown
 from cotdistill.prediction import Prediction
@@ -21,6 +22,7 @@ from cotdistill.reporting.score import metrics
 from cotdistill.settings.evaluate import Evaluate
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
+from cotdistill.shown import first_of
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.models import identify, teacher_engine
 from cotdistill.storage.disk import write_atomic
@@ -78,6 +80,12 @@ def evaluate_all(
     sampling = Evaluate(max_new_tokens=max_new_tokens, num_samples=num_samples, temperature=temperature).sampling
     for one in contestants:
         refuse_shown(one.shots, everything, "--few_shot")
+    seen = {one.name: learnt(one.adapter, questions) for one in contestants if one.adapter}
+    for ids in filter(None, seen.values()):
+        log.warning(
+            "%d of the %d test questions were trained on (%s): the student may know their answers by heart",
+            len(ids), len(questions), first_of(ids),
+        )  # fmt: skip
 
     def open_teacher(one: Contestant, server: Server | None = None) -> Engine:
         models = Models(one.model, "", engine, trust_remote_code, load_in_4bit, server, workers=workers)
@@ -124,6 +132,7 @@ def evaluate_all(
     details = {
         "engines": {one.name: manifest.facts(f"evaluate/{one.name}").get("engine") for one in contestants},
         "sampling": msgspec.to_builtins(sampling), "batch_size": batch_size, "trust_remote_code": trust_remote_code,
+        "trained_on": seen,
     }  # fmt: skip
     _conclude(questions, answers, contestants, output_file, Facts(versions=versions(), details=details))
 

@@ -21,6 +21,7 @@ from cotdistill.errors import DataError, SetupError
 from cotdistill.overlap import words
 from cotdistill.question import Question, content_id
 from cotdistill.reading.plain import plain
+from cotdistill.shown import first_of
 
 STRIDE = 1_000_000
 DRAWS_PER_QUESTION = 50
@@ -175,9 +176,8 @@ def prove_disjoint(train: Iterable[Question], held_out: Iterable[Question]) -> D
         if words(question) in texts or key in tuples:
             same.append(question.id)
     if same:
-        listed = ", ".join(same[:5]) + (", ..." if len(same) > 5 else "")
         what = f"{len(same)} held-out questions share their words or operands with training questions"
-        raise DataError(f"{what} ({listed}); generate the training set with the held-out set excluded")
+        raise DataError(f"{what} ({first_of(same)}); generate the training set with the held-out set excluded")
     return Disjointness(trained, tested, bare)
 
 

@@ -10,6 +10,7 @@ from cotdistill.errors import DataError
 from cotdistill.prompt import Shot
 from cotdistill.question import Question
 from cotdistill.reading.plain import plain
+from cotdistill.shown import first_of
 
 
 class Overlap(msgspec.Struct, frozen=True):
@@ -75,15 +76,13 @@ def refuse_shown(shots: Sequence[Shot], questions: Iterable[Question], file: str
     """Raise ``DataError`` where a worked example, of ``file``, is one of the held-out ``questions``."""
     shown = [Question(f"example {number}", shot.question) for number, shot in enumerate(shots, 1)]
     if both := overlap(shown, questions).exact:
-        listed = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
-        raise DataError(f"{file} shows {len(both)} of the held-out questions ({listed}); take them out of it")
+        raise DataError(f"{file} shows {len(both)} of the held-out questions ({first_of(both)}); take them out of it")
 
 
 def refuse_overlap(train: Iterable[Question], test: Iterable[Question]) -> Overlap:
     """The overlap of two sets; raises ``DataError`` where a test question is in the training set."""
     found = overlap(train, test)
     if found.exact:
-        listed = ", ".join(found.exact[:5]) + (", ..." if len(found.exact) > 5 else "")
         what = f"{len(found.exact)} test questions are also training questions"
-        raise DataError(f"{what} ({listed}); remove them from one of the two")
+        raise DataError(f"{what} ({first_of(found.exact)}); remove them from one of the two")
     return found

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from cotdistill.errors import DataError, SetupError, UsageError
+from cotdistill.shown import first_of
 
 
 class Question(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -268,5 +269,4 @@ def check_golds(questions: Iterable[Question]) -> None:
 
     bad = [f"{question.id} ({reason})" for question in questions if (reason := judge_gold(question, same_symbolic))]
     if bad:
-        listed = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
-        raise DataError(f"{len(bad)} gold answers cannot be read: {listed}; correct them or leave them out")
+        raise DataError(f"{len(bad)} gold answers cannot be read: {first_of(bad)}; correct them or leave them out")

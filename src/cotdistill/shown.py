@@ -3,6 +3,8 @@
     "36\\x1b[2J"  ->  "36\\\\x1b[2J"        "a\\u202e63"  ->  "a\\\\u202e63"
 """
 
+from collections.abc import Sequence
+
 
 def visible(text: str) -> str:
     """Text in which control, bidirectional and other invisible characters are written as escapes, so that they
@@ -15,3 +17,8 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """The same with breaks and tabs as escapes too, for a line of a log."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Five names of many: ``q1, q2, q3, q4, q5, ...``."""
+    return ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")

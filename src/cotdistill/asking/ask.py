@@ -12,6 +12,7 @@ from cotdistill.errors import ResumeError
 from cotdistill.journal import Journal, forget_errors
 from cotdistill.prompt import Shot, messages_for, prompt_hash
 from cotdistill.question import Question, content_id
+from cotdistill.shown import first_of
 from cotdistill.storage.fingerprint import WAYS_ON
 from cotdistill.storage.keys import Keys
 
@@ -136,8 +137,8 @@ class Account:
             with Journal(path, type_, key=lambda row: row.id, each=self._add):
                 pass
         if self._strangers:
-            listed = ", ".join(map(repr, list(self._strangers)[:3])) + (", ..." if len(self._strangers) > 3 else "")
-            what = f"{path} holds {self._strangers.total()} answers to questions that are not asked now ({listed})"
+            count, names = self._strangers.total(), first_of(list(self._strangers))
+            what = f"{path} holds {count} answers to questions that are not asked now ({names})"
             raise ResumeError(f"{what}: {WAYS_ON.format(what='questions')}")
 
     def owed(self, ids: Iterable[str]) -> int:

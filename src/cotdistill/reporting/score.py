@@ -14,6 +14,7 @@ from cotdistill.errors import DataError
 from cotdistill.prediction import Prediction
 from cotdistill.reading.marker import spoken
 from cotdistill.reporting.samples import majority, pass_curve
+from cotdistill.shown import first_of
 from cotdistill.statistics import wilson
 
 Item = TypeVar("Item")
@@ -170,7 +171,7 @@ def first_samples(predictions: Sequence[Prediction], expected_ids: Sequence[str]
     }
     for fault, ids in faults.items():
         if ids:
-            shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+            shown = first_of(ids)
             raise DataError(
                 f"{source}: {fault} ({len(ids)}, with {len(expected)} questions asked): {shown}; "
                 "evaluate again with these questions, or with --overwrite to start anew"

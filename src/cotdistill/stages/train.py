@@ -17,6 +17,7 @@ from cotdistill.learning.lint import LONGEST_ANSWER, check_packages
 from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
 from cotdistill.learning.scoring_teacher import ScoringTeacher, fitting
+from cotdistill.learnt import write_learnt
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, messages_for, shots_hash, user_text
 from cotdistill.question import Question
@@ -146,6 +147,7 @@ def run_train(
         tried = ", ".join(f"{nats:.4f} at step {step}" for step, nats in result.validation)
         log.info("nats a token on held-out questions: %s; step %d is kept", tried, result.best_step)
     write_atomic(output_dir / "loss.svg", loss_svg(result.losses, "Training loss, nats per answer token").encode())
+    write_learnt(output_dir, (question for _, question, _ in pairs))
     facts: dict[str, object] = {
         **msgspec.to_builtins(result),
         "too_long": len(lesson.examples.too_long),
