@@ -89,12 +89,9 @@ def start(project: Path, words: list[str], **variables: str) -> subprocess.Popen
 
 def train_here(project: Path, output: str, **changed: object) -> Path:
     """What ``command`` trains, in this process."""
-    from cotdistill.commands.train import Objective, Scheduler, train
+    from cotdistill.commands.train import train
 
     settings = {**SETTINGS, **changed}
-    for name, kind in (("objective", Objective), ("lr_scheduler", Scheduler)):
-        if name in settings:
-            settings[name] = kind(settings[name])
     train(str(project / "models/student"), project / "data/cot.jsonl", project / f"results/{output}", **settings)
     return project / f"results/{output}"
 

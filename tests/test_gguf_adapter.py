@@ -18,6 +18,7 @@ from cotdistill.identity import model_hash
 from cotdistill.model_files.gguf_adapter import write_gguf_adapter
 from cotdistill.model_files.gguf_file import write_gguf
 from cotdistill.settings.lora import Lora
+from cotdistill.template import ChatTemplate
 from test_gguf_file import ASKED, CARD, make_other, make_student
 
 
@@ -93,7 +94,8 @@ def test_what_llama_cpp_cannot_apply_is_refused(made, tmp_path):
 def test_a_template_that_says_the_day_of_training_is_no_other_one(made, tmp_path):
     base, _, adapter = made["llama"]
     model = on_cpu(base)
-    model.template.source += "{{ date_string }}"
+    model.tokenizer.chat_template += "{{ date_string }}"
+    model.template = ChatTemplate(model.tokenizer)
     own = tmp_path / "adapter"
     shutil.copytree(adapter, own)
     card = AdapterCard("Add.", model.template.hash, model_hash(base), base.name)

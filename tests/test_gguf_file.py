@@ -10,13 +10,16 @@ import torch
 import conftest
 from conftest import CHATML, LLAMA, THINK, adding_bos, make_gpt2, make_model, make_tokenizer, on_cpu
 from cotdistill.card import AdapterCard, read_card
-from cotdistill.engines import Message
+from cotdistill.engines import Message, Request, Sampling
+from cotdistill.engines.llama_cpp import LlamaCppEngine
 from cotdistill.errors import SetupError
 from cotdistill.model_files import gguf_file
 from cotdistill.model_files.gguf_file import check_writable, write_gguf
 from cotdistill.model_files.modelfile import modelfile, turns_of
 from cotdistill.model_files.quantisation import quantised, tensor_type
 from cotdistill.model_files.vocabulary import read_vocabulary
+from cotdistill.template import ChatTemplate
+from test_thinking import FORCED, SWITCHED
 
 CARD = AdapterCard("Add.", "t" * 16, "b" * 16, "tiny")
 ASKED = (Message("system", "Add."), Message("user", "What is the sum of 12 and 30?"))
@@ -139,10 +142,33 @@ def test_a_template_that_writes_the_day_writes_the_one_of_training(models, tmp_p
     from gguf import GGUFReader
 
     model = on_cpu(models["llama"])
-    model.template.source = CHATML.replace("assistant\n", "assistant\n{{ date_string }}")
+    model.tokenizer.chat_template = CHATML.replace("assistant\n", "assistant\n{{ date_string }}")
+    model.template = ChatTemplate(model.tokenizer)
     write_gguf(model, tmp_path / "a.gguf", quant="f16", card=None)
     written = GGUFReader(tmp_path / "a.gguf").get_field("tokenizer.chat_template").contents()
     assert written.startswith("{%- set date_string = '01 Jan 2025' %}")
+
+
+@pytest.mark.parametrize("source", [SWITCHED, FORCED])
+@pytest.mark.parametrize("thinking", [False, True])
+def test_llama_cpp_is_asked_to_think_or_not_as_the_student_is(tmp_path, monkeypatch, source, thinking):
+    directory = make_student(tmp_path / "model", template=source)
+    model = on_cpu(directory)
+    model.template = ChatTemplate(model.tokenizer, thinking=thinking)
+    write_gguf(model, tmp_path / "ours.gguf", quant="f16", card=None)  # which holds the prompts against each other
+    monkeypatch.setattr(ChatTemplate, "exported", source)  # as in a file that others have made
+    monkeypatch.setattr(gguf_file, "_answers_alike", lambda *_: True)
+    write_gguf(model, tmp_path / "theirs.gguf", quant="f16", card=None)
+    engine = LlamaCppEngine(tmp_path / "theirs.gguf", slots=1, context=256)
+    try:
+        for messages in (ASKED, (Message("user", "Write <|im_end|> and <think>."),)):
+            for how in (False, True):
+                assert engine.prompt_ids(messages, thinking=how) == model.template.prompt_ids(messages, thinking=how)
+        [answer] = engine.complete([Request("q", ASKED)], Sampling(max_new_tokens=3, thinking=thinking))
+        assert answer.prompt_tokens == len(model.template.prompt_ids(ASKED))
+        assert not answer.error
+    finally:
+        engine.close()
 
 
 # What is refused
@@ -272,7 +298,7 @@ def test_a_tensor_survives_its_format_within_the_formats_precision(name, error):
 
 
 def template_of(text, eos="<|im_end|>"):
-    return SimpleNamespace(source=text, tokenizer=make_tokenizer(text, eos), stop_ids=[0, 2])
+    return SimpleNamespace(exported=text, tokenizer=make_tokenizer(text, eos), stop_ids=[0, 2])
 
 
 def test_a_modelfile_says_turns_prompt_and_stops():
@@ -286,7 +312,7 @@ def test_a_modelfile_says_turns_prompt_and_stops():
 
 def test_llama_3_turns_keep_their_preamble_and_a_bos_that_nobody_else_adds():
     dated = LLAMA.replace("{{ message['content']", "{% if message['role'] == 'system' %}Today: {{ date_string }}\n\n{% endif %}{{ message['content']")
-    turns = turns_of(template_of(dated))
+    turns = turns_of(ChatTemplate(make_tokenizer(dated)))
     assert (turns.start, turns.preamble) == ("<s>", "Today: 01 Jan 2025\n\n")
     turn = (
         "{{ range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n"
@@ -309,7 +335,7 @@ def test_a_sample_is_rendered_as_the_chat_template_does():
     "template",
     ["{% for message in messages %}[INST]{{ message['content'] }}[/INST]{% endfor %}",
      CHATML.replace("message['content']", "message['content'] | lower"),
-     "{{ raise_exception('no system') }}", CHATML.replace("assistant\n", "assistant\n<think>\n")],
+     "{{ raise_exception('no system') }}"],
 )  # fmt: skip
 def test_other_turns_get_no_modelfile(template):
     with pytest.raises(SetupError, match="Ollama"):
@@ -318,6 +344,12 @@ def test_other_turns_get_no_modelfile(template):
 
 def test_a_think_template_that_ends_turns_alike_is_chatml():
     assert turns_of(template_of(THINK)).before == "<|im_start|>{role}\n"
+
+
+@pytest.mark.parametrize(("thinking", "opening"), [(False, "<think>\n\n</think>\n\n"), (True, "<think>\n")])
+def test_a_modelfile_opens_or_closes_the_thought_as_in_training(thinking, opening):
+    turns = turns_of(ChatTemplate(make_tokenizer(FORCED), thinking=thinking))
+    assert turns.go(start=True).endswith(f"<|im_start|>assistant\n{opening}")
 
 
 def test_a_prompt_that_a_modelfile_cannot_quote_is_refused():

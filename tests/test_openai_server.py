@@ -118,6 +118,13 @@ def test_thinking_is_kept_apart_from_the_answer_and_reaches_the_trace(field, tmp
     assert (row["reasoning"], row["thinking"], row["final_answer"]) == ("Final Answer: 0", "Hm, 0.", "0")
 
 
+@pytest.mark.parametrize("opening", ["<think>\n", ""])
+def test_a_thought_that_the_server_left_in_the_answer_is_taken_out(opening):
+    with ServerDouble([answers(f"{opening}Hm, 0.\n</think>\n\nFinal Answer: 0")]) as server:
+        [answer] = ask(engine_on(server))
+    assert (answer.text, answer.thinking) == ("Final Answer: 0", "Hm, 0.")
+
+
 @pytest.mark.parametrize(
     "misbehaviour",
     [

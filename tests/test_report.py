@@ -240,6 +240,14 @@ def test_learning_only_the_format_is_not_better() -> None:
     assert (report.gain.total_strict, report.gain.reasoning_lenient, report.gain.format) == (1.0, 0.0, 1.0)
 
 
+@pytest.mark.parametrize(("cut", "said"), [(30, True), (29, False)])
+def test_a_gain_over_a_base_that_was_cut_off_is_doubted_where_its_room_could_explain_it(cut: int, said: bool) -> None:
+    base, student = rows(right=10, truncated=cut, wrong=70 - cut), rows(right=40, wrong=40)
+    report = build_report(asked(80), {"base": base, "student": student})
+    assert report.verdict == "better"
+    assert (f"But {cut} answers of the base were cut off" in report.sentence) == said
+
+
 def test_answers_are_paired_by_question_not_by_position() -> None:
     student = rows(right=5, wrong=5)
     report = build_report(asked(10), {"base": rows(right=5, wrong=5), "student": student[::-1]})

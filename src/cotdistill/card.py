@@ -17,7 +17,8 @@ CARD_KEY = "cotdistill.card"
 
 class AdapterCard(msgspec.Struct, frozen=True):
     """``cotdistill.json``: what the student was trained with. ``base_hash`` identifies the base model;
-    ``four_bit``: it was 4-bit while the adapter was trained, so the adapter fits those numbers."""
+    ``four_bit``: it was 4-bit while the adapter was trained, so the adapter fits those numbers; ``thinking``: it was
+    trained to think before it answers."""
 
     system_prompt: str
     template_hash: str
@@ -25,6 +26,7 @@ class AdapterCard(msgspec.Struct, frozen=True):
     base_name: str
     trust_remote_code: bool = False
     four_bit: bool = False
+    thinking: bool = False
 
 
 def read_card(directory: Path) -> AdapterCard | None:

@@ -35,7 +35,9 @@ def converse(directory: Path, *, base: bool = True, student: bool = True, max_ne
     system = card.system_prompt if card else SYSTEM_PROMPT
     models = load_recipe(directory / "recipe.yaml").models
     placement, weights = place(models.load_in_4bit, "auto"), local_model(models.student, want="hf")
-    model = load_model(weights, placement, trust_remote_code=models.trust_remote_code)
+    model = load_model(
+        weights, placement, trust_remote_code=models.trust_remote_code, thinking=bool(card and card.thinking)
+    )
     adapted = load_adapter(model, adapter)
     while True:
         if sys.stdin.isatty():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.card import AdapterCard, read_card
 from cotdistill.engines import Engine, EngineName
 from cotdistill.engines.opening import find_gguf, open_engine, opened_late, student_engine, takes_gguf
 from cotdistill.engines.server import Server
@@ -57,6 +58,7 @@ def evaluate_all(
     workers: int | None = None,
     server: Server | None = None,
     system_prompt: str | None,
+    thinking: bool | None = None,
     limit: int | None,
     load_in_4bit: bool | None,
     device_map: str,
@@ -74,10 +76,14 @@ def evaluate_all(
     everything = load_questions(test_file, question_key=question_key, answer_key=answer_key).rows
     questions, unasked = everything[:limit], everything[limit or len(everything) :]
     check_golds(questions)
-    system = system_prompt if system_prompt is not None else _system_prompt(contestants)
+    card = _card(contestants, heeded=system_prompt is None)
+    trained_with = card.system_prompt if card else SYSTEM_PROMPT
+    system = trained_with if system_prompt is None else system_prompt
     record = output_file.with_name(f"{output_file.stem}.manifest.json")
     answers: dict[str, list[Prediction]] = {}
-    sampling = Evaluate(max_new_tokens=max_new_tokens, num_samples=num_samples, temperature=temperature).sampling
+    asking = Evaluate(max_new_tokens=max_new_tokens, num_samples=num_samples, temperature=temperature)
+    thinks = bool(card and card.thinking) if thinking is None else thinking
+    sampling = msgspec.structs.replace(asking.sampling, thinking=thinks)
     for one in contestants:
         refuse_shown(one.shots, everything, "--few_shot")
     seen = {one.name: learnt(one.adapter, questions) for one in contestants if one.adapter}
@@ -157,21 +163,22 @@ def _conclude(
     print_report(report, Console())
 
 
-def _system_prompt(contestants: Sequence[Contestant]) -> str:
-    """The prompt the adapter or the exported model was trained with, said aloud; the default one without a card."""
-    from cotdistill.card import read_card
-
+def _card(contestants: Sequence[Contestant], *, heeded: bool) -> AdapterCard | None:
+    """What the adapter or the exported model was trained with, said aloud where it is ``heeded``: every model is asked
+    in that way."""
     for one in contestants:
         if one.adapter:
             if not one.adapter.is_dir():
                 raise SetupError(f"no adapter at {one.adapter}; train one first, or check --lora_model")
-            if card := read_card(one.adapter):
+            card = read_card(one.adapter)
+            if card and heeded:
                 log.info("every model is asked with the prompt %s was trained with", one.adapter)
-                return card.system_prompt
-            log.warning("%s has no cotdistill.json: asking with the default prompt", one.adapter)
-            return SYSTEM_PROMPT
+            elif heeded:
+                log.warning("%s has no cotdistill.json: asking with the default prompt", one.adapter)
+            return card
     for one in contestants:  # an exported student carries its card with it
         if one.name != "teacher" and (card := read_card(find_gguf(one.model) or Path(one.model))):
-            log.info("every model is asked with the prompt %s was trained with", one.model)
-            return card.system_prompt
-    return SYSTEM_PROMPT
+            if heeded:
+                log.info("every model is asked with the prompt %s was trained with", one.model)
+            return card
+    return None

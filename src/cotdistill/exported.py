@@ -33,7 +33,7 @@ def evaluate_export(directory: Path, artifact: Path, *, overwrite: bool = False,
             raise DataError(f"{directory} is not finished; finish it first: cotdistill run RECIPE")
         settings, trust = recipe.evaluate, recipe.models.trust_remote_code
         questions = make_sets(recipe.questions, directory, manifest, overwrite=False, train=recipe.train).held_out
-        asked = Generate(recipe.generate.system_prompt, sampling=settings.sampling)
+        asked = Generate(recipe.generate.system_prompt, sampling=recipe.answering)
         # An export is what it is: rounding it to 4 bits, as the student is on a GPU, would ask another model.
         models = Models(str(artifact), "", trust_remote_code=trust, load_in_4bit=False)
         with opened_late(partial(teacher_engine, models, settings.batch_size, questions, asked, ())) as open_model:

@@ -21,11 +21,11 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "model.safetensors.index.json"
 class Model:
     """``module`` (a transformers causal LM in eval mode), its ``tokenizer`` and its ``template``."""
 
-    def __init__(self, directory: Path, module: Any, tokenizer: Any) -> None:
+    def __init__(self, directory: Path, module: Any, tokenizer: Any, *, thinking: bool = False) -> None:
         self.directory = directory
         self.module = module
         self.tokenizer = tokenizer
-        self.template = ChatTemplate(tokenizer)
+        self.template = ChatTemplate(tokenizer, thinking=thinking)
 
     @property
     def context_length(self) -> int:
@@ -33,9 +33,12 @@ class Model:
         return int(getattr(self.module.config.get_text_config(), "max_position_embeddings", 0) or 1 << 20)
 
 
-def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool = False) -> Model:
+def load_model(
+    directory: Path, placement: Placement, *, trust_remote_code: bool = False, thinking: bool = False
+) -> Model:
     """Load a local directory. Weights are read from safetensors, else from ``pytorch_model.bin`` with
     ``weights_only``; nothing is fetched and no code in the directory runs unless ``trust_remote_code``.
+    ``thinking``: the student is one that thinks first.
 
     Raises ``SetupError`` for anything that is not such a directory.
     """
@@ -77,7 +80,7 @@ def load_model(directory: Path, placement: Placement, *, trust_remote_code: bool
             f"the tokenizer in {directory} has {template_vocabulary} tokens, the model {rows} rows: "
             "they do not belong together"
         )
-    model = Model(directory, module.eval(), tokenizer)
+    model = Model(directory, module.eval(), tokenizer, thinking=thinking)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.template.pad_id)
     module.config.pad_token_id = model.template.pad_id

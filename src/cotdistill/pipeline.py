@@ -281,7 +281,7 @@ class Run:
             adapter=adapter,
             system_prompt=asked.system_prompt,
             shots=asked.shots,
-            sampling=settings.sampling,
+            sampling=self.recipe.answering,
             num_samples=num_samples,
             batch_size=settings.batch_size,
             open_model=open_model,
@@ -295,7 +295,7 @@ class Run:
     def _open(self, name: str, spec: str, adapter: Path | None, questions: Sequence[Question]) -> Engine:
         models, generate, settings = self.recipe.models, self.recipe.generate, self.recipe.evaluate
         if name == "teacher":
-            asked = Generate(generate.system_prompt, sampling=settings.sampling)
+            asked = Generate(generate.system_prompt, sampling=self.recipe.answering)
             return teacher_engine(models, generate.batch_size, questions, asked, ())
         return open_engine(
             spec, engine=student_engine(models.engine), adapter=adapter, batch_size=settings.batch_size,

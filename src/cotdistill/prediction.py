@@ -22,7 +22,8 @@ class Prediction(msgspec.Struct, frozen=True):
     """One answer, read twice: lenient (marker, else last number, choice or word) and strict (marker only).
 
     ``status`` says how the answer was found: ``marker``, a named fallback, ``no_answer``, ``truncated``,
-    ``ambiguous``, ``too_complex`` or ``error``. ``correct`` is None only where the question has no gold.
+    ``ambiguous``, ``too_complex`` or ``error``. ``correct`` is None only where the question has no gold. Of what the
+    model was ``thinking`` before its response nothing is read.
     """
 
     question_id: str
@@ -40,6 +41,7 @@ class Prediction(msgspec.Struct, frozen=True):
     completion_tokens: int
     seconds: float
     error: str | None = None
+    thinking: str | None = None
 
     @property
     def id(self) -> str:
@@ -86,4 +88,5 @@ def graded(question: Question, sample: int, completion: Completion) -> Predictio
         completion_tokens=completion.completion_tokens,
         seconds=completion.seconds,
         error=completion.error,
+        thinking=completion.thinking,
     )

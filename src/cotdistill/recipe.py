@@ -18,6 +18,7 @@ import yaml
 
 from cotdistill.bounds import PlanQuestions
 from cotdistill.choices import with_choices
+from cotdistill.engines import Sampling
 from cotdistill.errors import DataError, UsageError
 from cotdistill.settings.evaluate import Evaluate, baselines_in
 from cotdistill.settings.generate import Generate
@@ -51,6 +52,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluate: Evaluate = Evaluate()
     report: ReportSettings = ReportSettings()
 
+    @property
+    def answering(self) -> Sampling:
+        """How every model answers the held-out questions: thinking first where the student learns to."""
+        return msgspec.structs.replace(self.evaluate.sampling, thinking=self.train.thinks)
+
     def __post_init__(self) -> None:
         plain = self.name.isprintable() and Path(self.name).name == self.name and len(self.name.encode()) <= 200
         if not plain or not self.name or self.name.startswith("."):
@@ -64,6 +70,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("generate.hint needs verify.hinted: without it no trace that it gives may teach")
         if "few_shot" in self.evaluate.baselines and not self.generate.few_shot:
             raise ValueError("the baseline few_shot needs generate.few_shot, a file of worked examples")
+        if self.models.server and sampling.thinking:
+            raise ValueError("sampling.thinking is for models that run here; a server is told with server.extra_body")
         if self.evaluate.answer_only and self.train.target == "answer":
             raise ValueError("evaluate.answer_only would train the same student twice where train.target is answer")
 

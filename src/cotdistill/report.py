@@ -238,4 +238,6 @@ def _sentence(comparison: Comparison, verdict: Decision | None) -> str:
     for name in rivals:
         score, pair = comparison.models[name], comparison.against[name]
         said += f" But {RIVALS[name]} answers {score.correct} of {score.n} ({p_text(pair.p_value)})."
+    if verdict == "better" and base.truncated and base.correct + base.truncated >= student.correct:
+        said += f" But {base.truncated} answers of the base were cut off: with more max_new_tokens it might do as well."
     return said

@@ -15,6 +15,7 @@ from typing import Any
 
 from cotdistill.engines import Message
 from cotdistill.errors import SetupError
+from cotdistill.thinking import CLOSE, EMPTY, OPEN, apart
 
 PLAIN = (
     "{% if add_bos %}{{ bos_token }}{% endif %}"
@@ -36,6 +37,12 @@ DATED = f"{{%- set date_string = '{DATE}' %}}"
 TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
 """The same for templates that ask the clock; jinja2 takes the line's end with the block's."""
 
+SWITCHES = ("enable_thinking", "thinking")
+"""By which variables templates are told whether the model thinks first (Qwen3, SmolLM3, GLM; DeepSeek, Granite)."""
+
+_CLOSED = f"{{% if add_generation_prompt %}}{{{{ {EMPTY!r} }}}}{{% endif %}}"
+"""Behind a template that opens a thought whatever it is told: what closes it again."""
+
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 
 
@@ -51,37 +58,89 @@ def read_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 class ChatTemplate:
-    """A tokenizer's chat template, made safe. ``end_of_turn`` is the id that closes an answer.
+    """A tokenizer's chat template, made safe. ``end_of_turn`` is the id that closes an answer; ``fixed`` is the
+    template as it is rendered, without and with ``thinking``, of which one is the student's.
 
     ``tokenizer`` is a transformers tokenizer. Raises ``SetupError`` where the template cannot be used:
     it drops a message, or neither it nor the tokenizer names a token that ends an answer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, *, thinking: bool = False) -> None:
+        self.tokenizer, self.thinking = tokenizer, thinking
         self.plain = tokenizer.chat_template is None
-        self.source: str = PLAIN if self.plain else _default_template(tokenizer)
+        self.source: str = PLAIN if self.plain else bare(_default_template(tokenizer))
+        if "<|channel|>" in self.source:
+            raise SetupError("gpt-oss writes in channels, which are not read here: take a server of its, --base_url")
         bos = tokenizer.bos_token_id
         self._add_bos = self.plain and bos is not None and tokenizer("x").input_ids[:1] == [bos]
+        self._added = _added_text(tokenizer)
+        self._anchor: list[int] = list(tokenizer("\n", add_special_tokens=False).input_ids)
+        self._anchored = False
+        self._anchored = self._text_ids("x") != self._behind_anchor("x")
+        self.fixed = {thinking: _fixed(self.source, thinking) for thinking in (False, True)}
         self.system_as_user = not self._accepts_system()
+        if self.opens_thinking(False):
+            self.fixed[False] += _CLOSED
         self.end_of_turn = self._find_end_of_turn()
         self.also_stops: frozenset[int] = frozenset()
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the messages plus the opening of the answer."""
+    @property
+    def exported(self) -> str:
+        """The template that goes with a student, whoever renders it."""
+        return self.fixed[self.thinking]
+
+    def prompt_ids(self, messages: Sequence[Message], *, thinking: bool | None = None) -> list[int]:
+        """Ids of the messages plus the opening of the answer. ``thinking``: the model may think first; by default, as
+        the student is trained."""
         messages = self._merge_system(messages)
+        thinking = self.thinking if thinking is None else thinking
         ids: list[int] = []
-        for part in self._render(messages, generation_prompt=True):
+        for part in self._render(messages, generation_prompt=True, thinking=thinking):
             ids += part if isinstance(part, list) else self.content_ids(messages[part].content.strip())
         return ids
 
-    def answer_ids(self, text: str) -> list[int]:
-        """Ids of an answer and the end-of-turn token: what a student is trained to write."""
-        return [*self.content_ids(text), self.end_of_turn]
+    def opens_thinking(self, thinking: bool) -> bool:
+        """Whether a prompt ends inside a thought, so that the answer begins in it."""
+        text = self._text([Message("user", "u")], generation_prompt=True, thinking=thinking)
+        return text.rstrip().endswith(OPEN)
 
-    def content_ids(self, text: str) -> list[int]:
-        """Ids of ordinary text; control tokens written out in it stay ordinary text."""
+    def answer_ids(self, text: str) -> list[int]:
+        """Ids of an answer and the end-of-turn token: what a student is trained to write. The tags of a thought are
+        the tokenizer's own where it has some."""
+        return [*self.content_ids(self.written(text), written=True), self.end_of_turn]
+
+    def written(self, text: str) -> str:
+        """An answer as it is written after a prompt, which may have opened its thought."""
+        begun = text.lstrip()
+        opened = begun.startswith(OPEN) and self.opens_thinking(self.thinking)
+        return begun.removeprefix(OPEN).lstrip() if opened else text
+
+    def read(self, prompt: Sequence[int], ids: Sequence[int]) -> tuple[str, str | None]:
+        """What the ids behind a prompt say: the answer byte for byte, and the thought before it."""
+        text, before = (self.tokenizer.decode(one, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                        for one in (ids, prompt[-8:]))  # fmt: skip
+        return apart(text, opened=before.rstrip().endswith(OPEN))
+
+    def content_ids(self, text: str, *, written: bool = False) -> list[int]:
+        """Ids of ordinary text; control tokens written out in it stay ordinary text, in what a model has ``written``
+        all but the tags of a thought."""
+        ids: list[int] = []
+        start = 0
+        for match in self._added.finditer(text) if self._added else ():
+            if not (written and match[0] in (OPEN, CLOSE)):
+                ids += self._text_ids(text[start : match.start() + 1])
+                start = match.start() + 1
+        return ids + self._text_ids(text[start:])
+
+    def _text_ids(self, text: str) -> list[int]:
+        if self._anchored:
+            return self._behind_anchor(text)
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+    def _behind_anchor(self, text: str) -> list[int]:
+        """For tokenizers that put a blank before every text, and not before one in the midst of a prompt."""
+        ids = list(self.tokenizer(f"\n{text}", add_special_tokens=False, split_special_tokens=True).input_ids)
+        return ids[len(self._anchor) :] if text else []
 
     @property
     def stop_ids(self) -> list[int]:
@@ -100,16 +159,23 @@ class ChatTemplate:
         pad = self.tokenizer.pad_token_id
         return self.end_of_turn if pad is None else int(pad)
 
-    def _render(self, messages: Sequence[Message], generation_prompt: bool) -> list[list[int] | int]:
-        """The rendered template as ids of its own text and, for each content, the message's index."""
+    def _text(self, messages: Sequence[Message], generation_prompt: bool, thinking: bool) -> str:
+        """The rendered template, with a mark for each content."""
         slots = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
         try:
-            text = self.tokenizer.apply_chat_template(
-                slots, chat_template=TODAY + self.source, add_generation_prompt=generation_prompt, tokenize=False,
-                add_bos=self._add_bos, date_string=DATE,
+            text: str = self.tokenizer.apply_chat_template(
+                slots, chat_template=self.fixed[thinking], add_generation_prompt=generation_prompt, tokenize=False,
+                add_bos=self._add_bos,
             )  # fmt: skip
         except Exception as error:  # jinja2's own, and whatever a template raises
             raise SetupError(f"the chat template cannot be used: {error}") from error
+        return text
+
+    def _render(
+        self, messages: Sequence[Message], generation_prompt: bool, thinking: bool = False
+    ) -> list[list[int] | int]:
+        """The rendered template as ids of its own text and, for each content, the message's index."""
+        text = self._text(messages, generation_prompt, thinking)
         pieces = _SLOT.split(text)
         seen = [int(piece) for piece in pieces[1::2]]
         if sorted(seen) != list(range(len(messages))):  # some put the system text into the last user turn
@@ -154,3 +220,30 @@ def _default_template(tokenizer: Any) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise SetupError("the tokenizer has several chat templates and none is the default") from error
+
+
+def bare(template: str) -> str:
+    """A template without what ``fixed`` adds to it, nor the line's end behind it, which jinja2 drops."""
+    template = template.removesuffix(_CLOSED).removesuffix("\n")
+    for line in (*(_switch(name, on) for name in SWITCHES for on in (False, True)), DATED, TODAY):
+        template = template.removeprefix(line)
+    return template
+
+
+def _fixed(source: str, thinking: bool) -> str:
+    """The template with what it asks for besides messages said in it, whoever renders it: the day, and whether the
+    model thinks first."""
+    day = (DATED if "date_string" in source else "") + (TODAY if "strftime_now" in source else "")
+    switches = [name for name in SWITCHES if re.search(rf"(?<![\w.'\"]){name}(?![\w'\"])", source)]
+    return "".join(_switch(name, thinking) for name in switches) + day + source
+
+
+def _switch(name: str, on: bool) -> str:
+    return f"{{%- set {name} = {str(on).lower()} %}}"
+
+
+def _added_text(tokenizer: Any) -> re.Pattern[str] | None:
+    """The added tokens that look like control tokens and are not marked as such, which every text may hold."""
+    names = [str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special]
+    marks = [name for name in names if len(name) > 2 and name[0] in "<[" and name[-1] in ">]"]
+    return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True)))) if marks else None

@@ -141,6 +141,7 @@ def train(
         base_hash=model_hash(model.directory),
         base_name=model.directory.name,
         trust_remote_code=trust_remote_code,
+        thinking=model.template.thinking,
     )
     with explained("write", output_dir):
         save_adapter(adapted, output_dir, card)

@@ -20,6 +20,7 @@ from cotdistill.reading.kinds import KINDS
 from cotdistill.reading.marker import MARKERS, run_on
 from cotdistill.reading.step_count import step_count
 from cotdistill.steps import check_steps
+from cotdistill.thinking import apart, joined
 from cotdistill.trace import Trace
 
 Status = Literal[
@@ -109,6 +110,12 @@ def taught_text(trace: Trace, verdict: Verdict) -> str:
     return _before_run_on(trace.reasoning, verdict.flags)
 
 
+def thought_text(trace: Trace, verdict: Verdict) -> str:
+    """The same behind what was thought before it, "" where nothing was."""
+    answer, inside = apart(taught_text(trace, verdict))
+    return joined(answer, trace.thinking or inside or "")
+
+
 def judge_gold(question: Question, symbolic: Symbolic | None = None) -> str | None:
     """Why no answer could ever match this question's gold, None if one can (or there is no gold)."""
     if question.kind not in (None, *KINDS):
@@ -146,7 +153,7 @@ def _unfit(
         return "control_token", f"the control character {control[0]!a} stands in the text"
     if trace.hinted and not hinted:
         return "leaks", "the gold was in the prompt"
-    if trace.hinted and (told := tells(text, trace.question)):
+    if trace.hinted and (told := tells(f"{trace.thinking or ''}\n{text}", trace.question)):
         return "leaks", f"the gold was in the prompt, and it shows: {told!r}"
     leak = _LEAKS.search(text)
     if leak and leak[0].lower() not in trace.question.lower():  # a question may be about an answer key

@@ -40,6 +40,7 @@ def evaluate(
     system_prompt: Annotated[
         str | None, typer.Option("--system_prompt", help="Default: the one the adapter was trained with.")
     ] = None,
+    thinking: o.Thinking = None,
     limit: o.Limit = None,
     load_in_4bit: o.Load4Bit = None,
     device_map: o.DeviceMap = "auto",
@@ -103,6 +104,7 @@ def evaluate(
         workers=workers,
         server=server,
         system_prompt=system_prompt,
+        thinking=thinking,
         limit=limit,
         load_in_4bit=load_in_4bit,
         device_map=device_map,

@@ -26,6 +26,10 @@ def generate(
     num_samples: Annotated[
         int, typer.Option("--num_samples", min=1, help="Traces a question; with --enough the most it gets.")
     ] = 1,
+    thinking: Annotated[
+        bool,
+        typer.Option("--thinking", help="Let a teacher think first whose chat template has a switch for it."),
+    ] = False,
     enough: Annotated[
         int | None, typer.Option("--enough", min=1, help="Ask a question no more once so many traces may teach.")
     ] = None,
@@ -114,13 +118,15 @@ def generate(
     shots = load_few_shot(few_shot) if few_shot else ()
     if escalate_max_new_tokens and not escalate:
         raise UsageError("--escalate_max_new_tokens is about the samples of --escalate N")
+    if thinking and base_url:
+        raise UsageError("--thinking is for a teacher that runs here; a server is told with --extra_body")
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file, price_prompt, price_completion)
     with o.usage():
         models = Models(
             teacher_model, "", engine_name(engine), trust_remote_code, load_in_4bit, server, second_teacher,
             workers=workers,
         )  # fmt: skip
-        sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed)
+        sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed, thinking=thinking)
         settings = Generate(
             system_prompt, None, num_samples, batch_size, sampling, enough=enough, hint=hint, max_cost=max_cost,
             max_tokens_total=max_tokens_total, cache=cache,

@@ -31,6 +31,11 @@ Load4Bit = Annotated[
     bool | None,
     typer.Option("--load_in_4bit/--no_4bit", help="Default: 4-bit on a CUDA GPU with bitsandbytes, else not."),
 ]
+Thinking = Annotated[
+    bool | None,
+    typer.Option("--thinking/--no_thinking", help="Whether models whose chat template has a switch for it think first. "
+                 "Default: as the student was trained, else not."),
+]
 DeviceMap = Annotated[str, typer.Option("--device_map", help="Where layers go on GPUs: auto, or a device.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust_remote_code", help="Run code that ships with the model. Off unless asked for.")

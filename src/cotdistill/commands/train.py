@@ -1,6 +1,5 @@
 """``cotdistill train``, ``scripts/train_cot_lora.py``: the student learns the traces with LoRA."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,38 +8,8 @@ import typer
 from cotdistill.commands import options as o
 from cotdistill.errors import UsageError
 from cotdistill.prompt import SYSTEM_PROMPT
-
-
-class Target(StrEnum):
-    reasoning = "reasoning"
-    answer = "answer"
-
-
-class Objective(StrEnum):
-    sft = "sft"
-    step_by_step = "step_by_step"
-    on_policy = "on_policy"
-    offline_kd = "offline_kd"
-    reject_on_student = "reject_on_student"
-    auto = "auto"
-
-
-class Scheduler(StrEnum):
-    cosine = "cosine"
-    linear = "linear"
-    constant = "constant"
-
-
-class Optimizer(StrEnum):
-    adamw = "adamw"
-    adamw_8bit = "adamw_8bit"
-
-
-class Tracker(StrEnum):
-    none = "none"
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    trackio = "trackio"
+from cotdistill.settings.objective import Objective
+from cotdistill.settings.train import Optimizer, Scheduler, Target, Tracker
 
 
 def train(
@@ -53,13 +22,13 @@ def train(
     learning_rate: Annotated[float, typer.Option("--learning_rate", min=0.0)] = 2e-4,
     lr_scheduler: Annotated[
         Scheduler, typer.Option("--lr_scheduler", help="How the learning rate goes on after the warm-up.")
-    ] = Scheduler.cosine,
+    ] = "cosine",
     warmup_ratio: Annotated[
         float, typer.Option("--warmup_ratio", min=0.0, max=1.0, help="Share of steps in which it rises.")
     ] = 0.03,
     optim: Annotated[
         Optimizer, typer.Option("--optim", help="adamw_8bit keeps its state in a quarter of the memory.")
-    ] = Optimizer.adamw,
+    ] = "adamw",
     max_length: Annotated[int, typer.Option("--max_length", min=2, help="Longer examples are left out.")] = 1024,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient_checkpointing", help="Less memory, about a third slower.")
@@ -83,11 +52,12 @@ def train(
         int | None, typer.Option("--patience", min=1, help="Stop after N epochs without a better adapter.")
     ] = None,
     target: Annotated[
-        Target, typer.Option("--target", help="What to learn: the reasoning, or the final answer alone.")
-    ] = Target.reasoning,
+        Target,
+        typer.Option("--target", help="What to learn: the reasoning, the answer alone, or thoughts and reasoning."),
+    ] = "reasoning",
     objective: Annotated[
         Objective, typer.Option("--objective", help="What the student is trained for.")
-    ] = Objective.sft,
+    ] = "sft",
     alpha: Annotated[
         float | None,
         typer.Option("--alpha", min=0.0, max=1.0, help="step_by_step: share of the answers alone in the loss (0.5)."),
@@ -130,7 +100,7 @@ def train(
     device_map: o.DeviceMap = "auto",
     report_to: Annotated[
         Tracker, typer.Option("--report_to", help="Who else is shown the loss.")
-    ] = Tracker.none,
+    ] = "none",
     seed: o.Seed = 42,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Only N of the questions that have a trace to teach.")
@@ -172,16 +142,16 @@ def train(
             gradient_accumulation_steps=gradient_accumulation_steps,
             learning_rate=learning_rate,
             warmup_ratio=warmup_ratio,
-            lr_scheduler=lr_scheduler.value,
-            optim=optim.value,
+            lr_scheduler=lr_scheduler,
+            optim=optim,
             max_length=max_length,
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
-            target=target.value,
+            target=target,
             validation=validation,
             patience=patience,
             lora=lora,
-            objective=objective.value,
+            objective=objective,
             **_own(
                 objective,
                 step_by_step={"alpha": alpha},
@@ -190,10 +160,10 @@ def train(
                 },
                 offline_kd={"weight": teacher_weight, "top_k": top_k},
             ),
-            report_to=report_to.value,
+            report_to=report_to,
         )
     refuse_alone(settings.objective)
-    if objective is Objective.reject_on_student:
+    if objective == "reject_on_student":
         raise UsageError(
             "reject_on_student asks the student anew and needs the right answers: put it into a recipe for "
             "`cotdistill run`, or give the student to `generate` as --teacher_model and train on what `verify` keeps"
@@ -212,7 +182,7 @@ def train(
     if dry_run:
         ranks.alone("a dry run")
         check_packages(settings)
-        dataset = load_dataset(cot_dataset, verdicts, target=target.value, limit=limit)
+        dataset = load_dataset(cot_dataset, verdicts, target=target, limit=limit)
         fitting(
             teacher, student_model, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
         )
@@ -220,7 +190,7 @@ def train(
         check_served(teacher, student_model, k, trust_remote_code=trust_remote_code)
         found = rehearse(
             local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair[0]), settings,
-            system=system_prompt, labels=dataset.labels if objective is Objective.step_by_step else (),
+            system=system_prompt, labels=dataset.labels if objective == "step_by_step" else (),
             trust_remote_code=trust_remote_code,
         )  # fmt: skip
         typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
@@ -232,7 +202,7 @@ def train(
     ranks.join()
     with ExitStack() as held:
         with ranks.together():
-            dataset = load_dataset(cot_dataset, verdicts, target=target.value, limit=limit)
+            dataset = load_dataset(cot_dataset, verdicts, target=target, limit=limit)
             if ranks.first:
                 typer.echo(f"{cot_dataset}: {len(dataset.pairs)} traces teach ({o.counted(dataset.counts)})")
                 held.enter_context(locked(record, break_lock=break_lock))
@@ -272,13 +242,13 @@ def _own(objective: Objective, **given: dict[str, float | int | None]) -> dict[s
 
     types: dict[str, Any] = {"on_policy": OnPolicySettings, "offline_kd": OfflineSettings}
     said = {name: {key: value for key, value in flags.items() if value is not None} for name, flags in given.items()}
-    mine = said.get(objective.value, {})
+    mine = said.get(objective, {})
     foreign = [f"--{_FLAGS.get(key, key)}" for flags in said.values() for key in flags if key not in mine]
     if foreign:
-        raise UsageError(f"{objective.value} has no {foreign[0]}; see docs/objectives.md for what each objective has")
-    if objective is Objective.step_by_step:
+        raise UsageError(f"{objective} has no {foreign[0]}; see docs/objectives.md for what each objective has")
+    if objective == "step_by_step":
         return mine
-    return {objective.value: types[objective.value](**mine)} if mine else {}
+    return {objective: types[objective](**mine)} if mine else {}
 
 
 _FLAGS = {"weight": "teacher_weight"}

@@ -1,6 +1,5 @@
 """``cotdistill verify``: which traces of a file may teach."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +7,7 @@ import typer
 
 from cotdistill.commands import options as o
 from cotdistill.prompt import SYSTEM_PROMPT
-
-
-class Prefer(StrEnum):
-    different = "different"
-    short = "short"
-    few_steps = "few_steps"
-    likely = "likely"
+from cotdistill.settings.verify import Prefer
 
 
 def verify(
@@ -42,7 +35,7 @@ def verify(
     ] = None,
     prefer: Annotated[
         Prefer, typer.Option("--prefer", help="Which of them: likely asks the student, the others ask nobody.")
-    ] = Prefer.different,
+    ] = "different",
     short_share: Annotated[
         float | None,
         typer.Option("--short_share", min=0.0, max=1.0, help="Share of them from the shorter half of the traces."),
@@ -98,7 +91,7 @@ def verify(
         raise UsageError("--marker is empty")
     if decontaminate_ngram and not decontaminate:
         raise UsageError("--decontaminate_ngram needs --decontaminate, a file of test questions")
-    if (prefer is Prefer.likely) != bool(student_model):
+    if (prefer == "likely") != bool(student_model):
         raise UsageError("--prefer likely and --student_model go together: the student says what it finds likely")
     scores = o.beside(traces, "likelihoods.jsonl")
     inputs = [path.resolve() for path in (traces, questions, decontaminate, scores) if path]
@@ -120,7 +113,7 @@ def verify(
             max_words=max_words,
             max_steps=max_steps,
             max_per_question=max_per_question,
-            prefer=prefer.value,
+            prefer=prefer,
             short_share=short_share,
             decontaminate=str(decontaminate) if decontaminate else None,
             decontaminate_ngram=decontaminate_ngram,

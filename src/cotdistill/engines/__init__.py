@@ -7,7 +7,7 @@ engine is opened.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -29,14 +29,21 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to pick tokens. Greedy unless ``do_sample``; the model's own generation config never leaks in."""
+    """How to pick tokens. Greedy unless ``do_sample``; the model's own generation config never leaks in. ``thinking``
+    lets a model think first whose chat template has a switch for it; a server is told in its own words."""
 
     max_new_tokens: Count = 512
     do_sample: bool = False
     temperature: Temperature = 0.2
     top_p: Rate = 1.0
     seed: Seed = 0
+    thinking: bool = False
 
+    @property
+    def that_count(self) -> dict[str, Any]:
+        """As plain data; records from before models could think still fit those of models that do not."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain if self.thinking else {key: value for key, value in plain.items() if key != "thinking"}
 
     def seed_of(self, request: "Request") -> int:
         """The seed of one request, for engines that take one for each; 31 bits."""
@@ -74,7 +81,8 @@ class Engine(Protocol):
     """Something that completes chat prompts."""
 
     def describe(self) -> dict[str, str]:
-        """Identity for the manifest: model name or path, content hash, engine name and version, dtype."""
+        """Identity for the manifest: model name or path, content hash, engine name and version, dtype; after
+        ``close``, too."""
         ...
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:

@@ -2,8 +2,9 @@
 
     CachedEngine(LlamaCppEngine(path), TraceCache(default_path()), model_hash(path))
 
-A request is known by the hash of the model, what runs it in which number format, the prompt, the token limit and,
-where tokens are sampled, the sampling and its seed. Of an answer that failed nothing is kept.
+A request is known by the hash of the model, what runs it in which number format, the prompt, whether the model may
+think first, the token limit and, where tokens are sampled, the sampling and its seed. Of an answer that failed nothing
+is kept.
 """
 
 import itertools
@@ -72,7 +73,8 @@ class CachedEngine:
     def _find(self, request: Request, sampling: Sampling, keys: dict[str, bytes]) -> Completion | None:
         """The answer that is known, under the request's own key; else the request is noted in ``keys``."""
         drawn = [sampling.temperature, sampling.top_p, sampling.seed_of(request)] if sampling.do_sample else None
-        named = [*self._identity, request.messages, sampling.max_new_tokens, drawn]
+        thinking = ["thinking"] if sampling.thinking else []
+        named = [*self._identity, request.messages, sampling.max_new_tokens, drawn, *thinking]
         key = blake2b(msgspec.json.encode(named), digest_size=32).digest()
         self._asked += 1
         if found := self._cache.get(key):

@@ -13,13 +13,15 @@ from typing import Any
 import httpx
 
 from cotdistill.engines import Message
-from cotdistill.template import DATE
-
-TEMPLATE = {"chat_template_kwargs": {"date_string": DATE}}
-"""For templates that write the day, what every request says."""
+from cotdistill.template import DATE, SWITCHES
 
 _MARKED = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _SLOT = re.compile("\ue000(\\d+)\ue001")
+
+
+def told(thinking: bool) -> dict[str, Any]:
+    """What every request says to templates that write the day, or that let the model think first."""
+    return {"chat_template_kwargs": {"date_string": DATE, **dict.fromkeys(SWITCHES, thinking)}}
 
 
 def looks_marked(messages: Sequence[Message]) -> bool:
@@ -27,16 +29,18 @@ def looks_marked(messages: Sequence[Message]) -> bool:
     return any(_MARKED.search(message.content) for message in messages)
 
 
-def literal_ids(http: httpx.Client, messages: Sequence[Message]) -> list[int] | None:
+def literal_ids(
+    http: httpx.Client, messages: Sequence[Message], *, thinking: bool = False, behind: str = ""
+) -> list[int] | None:
     """The ids of the messages and the opening of the answer, from llama.cpp's own template and tokenizer behind
-    ``http``; None where no content holds a control token. Raises ``RuntimeError`` where the template drops or repeats
-    one that does."""
+    ``http``, with what is to stand ``behind`` them; None where no content holds a control token. Raises
+    ``RuntimeError`` where the template drops or repeats one that does."""
     contents = [message.content.strip() for message in messages]
     read = [[_ids(http, text, special=special) for text in contents] for special in (False, True)]
     if read[0] == read[1]:
         return None
     slots = [{"role": message.role, "content": f"\ue000{i}\ue001"} for i, message in enumerate(messages)]
-    pieces = _SLOT.split(_rendered(http, slots))
+    pieces = _SLOT.split(rendered(http, slots, thinking) + behind)
     if [int(piece) for piece in pieces[1::2]] != list(range(len(messages))):
         raise RuntimeError("the chat template drops or moves a message that holds a control token")
     ids: list[int] = []
@@ -45,13 +49,17 @@ def literal_ids(http: httpx.Client, messages: Sequence[Message]) -> list[int] | 
     return ids
 
 
-def plain_ids(http: httpx.Client, messages: Sequence[dict[str, str]]) -> list[int]:
-    """The ids that llama.cpp's chat endpoint reads. Raises ``RuntimeError`` where it does not answer."""
-    return _ids(http, _rendered(http, messages), special=True, first=True)
+def plain_ids(
+    http: httpx.Client, messages: Sequence[dict[str, str]], *, thinking: bool = False, behind: str = ""
+) -> list[int]:
+    """The ids that llama.cpp's chat endpoint reads, with what is to stand ``behind`` them. Raises ``RuntimeError``
+    where it does not answer."""
+    return _ids(http, rendered(http, messages, thinking) + behind, special=True, first=True)
 
 
-def _rendered(http: httpx.Client, messages: Sequence[dict[str, str]]) -> str:
-    return str(_post(http, "/apply-template", {"messages": messages, **TEMPLATE})["prompt"])
+def rendered(http: httpx.Client, messages: Sequence[dict[str, str]], thinking: bool) -> str:
+    """The messages and the opening of the answer as text. Raises ``RuntimeError`` where it does not answer."""
+    return str(_post(http, "/apply-template", {"messages": messages, **told(thinking)})["prompt"])
 
 
 def _ids(http: httpx.Client, text: str, *, special: bool, first: bool = False) -> list[int]:

@@ -22,10 +22,11 @@ import httpx
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.by_prompt import ByPrompt
 from cotdistill.engines.clock import Clock
-from cotdistill.engines.literal import TEMPLATE, literal_ids, looks_marked, plain_ids
+from cotdistill.engines.literal import literal_ids, looks_marked, plain_ids, rendered, told
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.machine import machine
+from cotdistill.thinking import EMPTY, OPEN, apart
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class LlamaCppEngine:
         parameters.model.path = str(path)
         parameters.n_ctx = context * slots
         parameters.n_parallel = slots
+        self._opens: dict[bool, bool] = {}  # whether a prompt ends inside a thought, without and with thinking
         self._key = secrets.token_hex(32)
         self._states = tempfile.TemporaryDirectory(prefix="cotdistill-")
         parameters.api_keys = [self._key]
@@ -85,7 +87,8 @@ class LlamaCppEngine:
         if (first := todo.next()) is None:
             return
         if len(first.messages) > 1:
-            self._share(first.messages[:-1])
+            self._share(first.messages[:-1], sampling.thinking)
+        self._opens_thinking(sampling.thinking)
         done: queue.SimpleQueue[tuple[Request, Completion]] = queue.SimpleQueue()
         clock = Clock()
 
@@ -119,11 +122,11 @@ class LlamaCppEngine:
         self._server = None
         self._states.cleanup()
 
-    def _share(self, prefix: Sequence[Message]) -> None:
+    def _share(self, prefix: Sequence[Message], thinking: bool) -> None:
         """Compute what all prompts begin with in slot 0 and copy its state to the others. Only saves time:
         where it fails, every slot computes the prefix for itself."""
         messages = [*_plain(prefix), {"role": "user", "content": "."}]
-        body = {"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0, **TEMPLATE}
+        body = {"messages": messages, "max_tokens": 1, "cache_prompt": True, "id_slot": 0, **told(thinking)}
         self._server.handle_chat_completions(body)
         with self._http() as http:
             try:
@@ -151,45 +154,60 @@ class LlamaCppEngine:
             "seed": sampling.seed_of(request),
         }
         try:
-            ids = self._literal(request.messages)
+            ids = self._unusual(request.messages, sampling.thinking)
             if ids is None:
-                chat = {"messages": _plain(request.messages), **TEMPLATE, **body}
+                chat = {"messages": _plain(request.messages), **told(sampling.thinking), **body}
                 answer = self._server.handle_chat_completions(chat)
             else:
                 answer = self._server.handle_completions({"prompt": ids, **body})
             if "error" in answer:
                 raise RuntimeError(answer["error"].get("message", "refused"))
             choice, usage = answer["choices"][0], answer["usage"]
-            message = choice["message"] if ids is None else _split(choice["text"])
+            if ids is None:
+                text, thinking = choice["message"].get("content"), choice["message"].get("reasoning_content")
+            else:
+                text, thinking = apart(choice["text"], opened=sampling.thinking and self._opens_thinking(True))
         except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
             return Completion(request.key, "", "error", 0, 0, 0.0, f"llama.cpp: {error}")
         finish = choice.get("finish_reason")
         return Completion(
             key=request.key,
-            text=message.get("content") or "",
+            text=text or "",
             finish="stop" if finish == "stop" else "length",
             prompt_tokens=int(usage["prompt_tokens"]),
             completion_tokens=int(usage["completion_tokens"]),
             seconds=0.0,
-            thinking=message.get("reasoning_content") or None,
+            thinking=thinking or None,
         )
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], *, thinking: bool = False) -> list[int]:
         """The ids that it reads for a prompt. Raises ``RuntimeError`` where llama.cpp cannot render it."""
+        if (ids := self._unusual(messages, thinking)) is not None:
+            return ids
         with self._http() as http:
-            return plain_ids(http, _plain(messages))
+            return plain_ids(http, _plain(messages), thinking=thinking)
 
-    def _literal(self, messages: Sequence[Message]) -> list[int] | None:
-        if not looks_marked(messages):
+    def _unusual(self, messages: Sequence[Message], thinking: bool) -> list[int] | None:
+        """The ids of a prompt that the chat endpoint would read otherwise than ``ChatTemplate``: of one that writes
+        out a control token, or that opens a thought which is not wanted and so is closed."""
+        behind = EMPTY if not thinking and self._opens_thinking(False) else ""
+        if not behind and not looks_marked(messages):
             return None
         with self._http() as http:
-            return literal_ids(http, messages)
+            ids = literal_ids(http, messages, thinking=thinking, behind=behind) if looks_marked(messages) else None
+            if ids is None and behind:
+                return plain_ids(http, _plain(messages), thinking=thinking, behind=behind)
+            return ids
 
-
-def _split(text: str) -> dict[str, str]:
-    """A completion as the chat endpoint gives it, thinking and answer apart."""
-    thinking, closed, answer = text.partition("</think>")
-    return {"content": answer, "reasoning_content": thinking.removeprefix("<think>")} if closed else {"content": text}
+    def _opens_thinking(self, thinking: bool) -> bool:
+        if thinking not in self._opens:
+            with self._http() as http:
+                try:
+                    text = rendered(http, [{"role": "user", "content": "."}], thinking)
+                except RuntimeError:  # every request will say so
+                    text = ""
+            self._opens[thinking] = text.rstrip().endswith(OPEN)
+        return self._opens[thinking]
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:

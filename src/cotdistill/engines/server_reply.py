@@ -16,6 +16,7 @@ import msgspec
 from cotdistill.engines import Finish
 from cotdistill.errors import SetupError
 from cotdistill.shown import one_line
+from cotdistill.thinking import CLOSE, OPEN, apart
 
 LONGEST_WAIT = 120.0
 """Seconds. A server may ask for more patience with ``Retry-After``; a run should rather fail and be resumed."""
@@ -93,12 +94,15 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, hide: Calla
     if choice.finish_reason in GAVE_UP:
         raise Again(f"the server gave up ({choice.finish_reason})", busy=True)
     usage = answer.usage or _Usage()
+    whole, message = choice.message.content or "", choice.message
+    # A server without a parser for thoughts leaves them in, without the tag that the prompt ended in.
+    text, thought = apart(whole, opened=CLOSE in whole and OPEN not in whole)
     return Reply(
-        text=choice.message.content or "",
+        text=text,
         finish="stop" if choice.finish_reason == "stop" else "length",
         prompt_tokens=usage.prompt_tokens or 0,
         completion_tokens=usage.completion_tokens or 0,
-        thinking=choice.message.reasoning_content or choice.message.reasoning or None,
+        thinking=message.reasoning_content or message.reasoning or thought or None,
         model=answer.model or "",
     )
 

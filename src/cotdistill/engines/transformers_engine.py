@@ -57,7 +57,7 @@ class TransformersEngine:
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         encoded: list[tuple[Request, list[int]]] = []
         for request in requests:
-            encoded.append((request, self._model.template.prompt_ids(request.messages)))
+            encoded.append((request, self._model.template.prompt_ids(request.messages, thinking=sampling.thinking)))
             if len(encoded) == self._batch_size * OPENING_BATCHES:
                 yield from self._window(encoded, sampling)
                 encoded = []
@@ -219,8 +219,8 @@ class TransformersEngine:
             return Completion(request.key, "", "error", len(row.prompt), 0, seconds, row.error)
         stopped = row.written[-1] in self._stops
         answer = row.written[:-1] if stopped else row.written
-        text = self._model.tokenizer.decode(
-            answer, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text, thinking = self._model.template.read(row.prompt, answer)
         finish: Finish = "stop" if stopped else "length"
-        return Completion(request.key, text, finish, len(row.prompt), len(row.written), seconds)
+        return Completion(
+            request.key, text, finish, len(row.prompt), len(row.written), seconds, thinking=thinking
+        )

@@ -8,7 +8,7 @@ and answers come out as token ids, so that template and tokenizer are the same a
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,24 +72,25 @@ class VLLMEngine:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             cure = "pip install vllm-bnb-plugin, or " if "nknown quantization" in why else ""
             raise SetupError(f"vLLM cannot run {directory}: {why}; {cure}take --engine transformers") from error
+        numbers = getattr(getattr(self._engine, "model_config", None), "dtype", "auto")
+        self._dtype = str(numbers).removeprefix("torch.") + (", 4-bit" if self._four_bit else "")
 
     def describe(self) -> dict[str, str]:
         try:
             of = version("vllm")
         except PackageNotFoundError:
             of = "unknown"
-        numbers = str(getattr(getattr(self._engine, "model_config", None), "dtype", "auto")).removeprefix("torch.")
         return {
             "engine": f"vllm {of}",
             "model": self._directory.name,
             "hash": model_hash(self._directory),
-            "dtype": numbers + (", 4-bit" if self._four_bit else ""),
+            "dtype": self._dtype,
         }
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Leaving the iterator early takes what is in flight out of vLLM."""
         todo = iter(requests)
-        flying: dict[str, tuple[Request, int]] = {}
+        flying: dict[str, tuple[Request, list[int]]] = {}
         clock = Clock()
         more = True
         try:
@@ -98,15 +99,15 @@ class VLLMEngine:
                     if (request := next(todo, None)) is None:
                         more = False
                         break
-                    prompt = self._template.prompt_ids(request.messages)
+                    prompt = self._template.prompt_ids(request.messages, thinking=sampling.thinking)
                     if (reason := self._add(request, prompt, sampling)) is not None:
                         yield clock.stamp(Completion(request.key, "", "error", len(prompt), 0, 0.0, f"vLLM: {reason}"))
                     else:
-                        flying[request.key] = request, len(prompt)
+                        flying[request.key] = request, prompt
                 for output in self._step() if flying else ():
                     if output.finished and output.request_id in flying:
-                        request, length = flying.pop(output.request_id)
-                        yield clock.stamp(self._completion(request, length, output.outputs[0]))
+                        request, prompt = flying.pop(output.request_id)
+                        yield clock.stamp(self._completion(request, prompt, output.outputs[0]))
         finally:
             if flying:
                 self._engine.abort_request(list(flying))
@@ -148,16 +149,16 @@ class VLLMEngine:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return SetupError(f"vLLM ended in the midst of its work ({why}); run the command again to go on")
 
-    def _completion(self, request: Request, prompt_tokens: int, output: Any) -> Completion:
+    def _completion(self, request: Request, prompt: Sequence[int], output: Any) -> Completion:
         ids = list(output.token_ids)
         if output.finish_reason not in ("stop", "length"):
             reason = f"vLLM: the request ended with {output.finish_reason!r}"
-            return Completion(request.key, "", "error", prompt_tokens, len(ids), 0.0, reason)
+            return Completion(request.key, "", "error", len(prompt), len(ids), 0.0, reason)
         # The id that stopped it, which may be one that only the model's generation_config.json names.
         answer = ids[:-1] if output.finish_reason == "stop" else ids
-        text = self._tokenizer.decode(answer, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text, thinking = self._template.read(prompt, answer)
         finish: Finish = "stop" if output.finish_reason == "stop" else "length"
-        return Completion(request.key, text, finish, prompt_tokens, len(ids), 0.0)
+        return Completion(request.key, text, finish, len(prompt), len(ids), 0.0, thinking=thinking)
 
     def _rank(self, adapter: Path) -> int:
         """The rank that vLLM must hold room for. Raises ``SetupError`` for an adapter that is not this model's, or that

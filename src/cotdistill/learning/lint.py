@@ -26,6 +26,7 @@ from cotdistill.question import Question
 from cotdistill.settings.train import Tracker, TrainSettings
 from cotdistill.shown import one_line, visible
 from cotdistill.template import ChatTemplate
+from cotdistill.thinking import apart
 
 LONGEST_ANSWER = 512
 """Most new tokens of an answer in an evaluation that nobody said otherwise for."""
@@ -116,18 +117,19 @@ def _errors(template: ChatTemplate, example: Example, asked: list[int], text: st
         yield "there is more than one end of turn in the answer"
     if bos is not None and (ids[:2] == [bos, bos] or (bos != end and bos in answer)):
         yield "there is a second BOS"
-    if not _unknown(template, answer) and _bare(_decoded(template, [i for i in answer if i != end])) != _bare(text):
+    trained = _decoded(template, [i for i in answer if i != end])
+    if not _unknown(template, answer) and _bare(trained) != _bare(template.written(text)):
         yield "the trained part is not the trace"
 
 
 def _doubts(template: ChatTemplate, example: Example, text: str) -> Iterator[str]:
-    prompt, answer = example.input_ids[: example.prompt_length], example.input_ids[example.prompt_length :]
-    if _unknown(template, answer):
+    if _unknown(template, example.input_ids[example.prompt_length :]):
         yield "the tokenizer has no token for a part of the trace"
-    if text.lstrip().startswith("<think>") and _decoded(template, prompt).rstrip().endswith("<think>"):
-        yield "the chat template opens a <think> block, and the trace opens another one in it"
-    elif "</think>" not in text and _decoded(template, prompt).rstrip().endswith("<think>"):
-        yield "the chat template opens a <think> block, and the trace does not close it"
+    _, thought = apart(text)
+    if template.thinking and not thought:
+        yield "nothing was thought before the trace, and the target is thinking"
+    elif thought and not template.thinking and template.fixed[False] != template.fixed[True]:
+        yield "the trace thinks, behind a prompt that says it should not: the target thinking teaches thoughts, too"
 
 
 def _unknown(template: ChatTemplate, answer: Sequence[int]) -> bool:

@@ -23,7 +23,9 @@ def rehearse(
     from cotdistill.model import check_directory
 
     check_directory(student, trust_remote_code)
-    template = ChatTemplate(read_tokenizer(student, trust_remote_code=trust_remote_code))
+    template = ChatTemplate(
+        read_tokenizer(student, trust_remote_code=trust_remote_code), thinking=settings.thinks
+    )
     try:
         config: Any = AutoConfig.from_pretrained(
             student, local_files_only=True, trust_remote_code=trust_remote_code

@@ -17,7 +17,7 @@ from cotdistill.errors import SetupError
 from cotdistill.model_files.conversion import disk_errors
 from cotdistill.model_files.gguf_file import ARCHITECTURES, in_pairs
 from cotdistill.model_files.gguf_header import only_gguf, open_gguf, value_of
-from cotdistill.template import DATE, DATED, TODAY
+from cotdistill.template import DATE, TODAY, bare
 
 PREFIX = "base_model.model."
 
@@ -46,9 +46,8 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
     card, template = read_card(adapter), value("tokenizer.chat_template")
     if card and template is None:
         raise SetupError(f"{base} has no chat template: llama.cpp would take another than {adapter} was trained with")
-    own = str(template).removeprefix(DATED).removeprefix(TODAY)
-    hashes = {hashlib.sha256(text.encode()).hexdigest()[:16] for text in (str(template), own)}
-    if card and card.template_hash not in hashes:
+    own = bare(str(template))
+    if card and card.template_hash != hashlib.sha256(own.encode()).hexdigest()[:16]:
         raise SetupError(f"the adapter in {adapter} was trained with another chat template than {base} has")
     if card and "strftime_now" in own and TODAY not in str(template):
         raise SetupError(f"the chat template of {base} writes today's date, and {adapter} was trained with {DATE}")

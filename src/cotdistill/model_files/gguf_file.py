@@ -25,7 +25,6 @@ from cotdistill.model_files.quantisation import Quant, quantised, require_quanti
 from cotdistill.model_files.vocabulary import read_vocabulary
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
-from cotdistill.template import DATED, TODAY
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -116,10 +115,10 @@ def _answers_alike(gguf: Path, model: Model, system: str) -> bool:
 
     request = Request("check", messages_for(Question("check", CHECK), system))
     expected = model.template.prompt_ids(request.messages)
-    sampling = Sampling(max_new_tokens=CHECK_TOKENS)
+    sampling = Sampling(max_new_tokens=CHECK_TOKENS, thinking=model.template.thinking)
     engine = LlamaCppEngine(gguf, slots=1, context=len(expected) + 4 * CHECK_TOKENS)
     try:
-        read = engine.prompt_ids(request.messages)
+        read = engine.prompt_ids(request.messages, thinking=sampling.thinking)
         [found] = engine.complete([request], sampling)
     except RuntimeError as error:
         raise SetupError(f"llama.cpp does not run the exported model ({error}); use --merged") from error
@@ -196,9 +195,7 @@ def _add_tokenizer(writer: "GGUFWriter", model: Model) -> None:
     writer.add_eos_token_id(template.end_of_turn)
     writer.add_pad_token_id(template.pad_id)
     writer.add_add_bos_token(adds_bos(model))
-    # The day the student was trained with, where the template would write today's.
-    day = (DATED if "date_string" in template.source else "") + (TODAY if "strftime_now" in template.source else "")
-    writer.add_chat_template(day + template.source)
+    writer.add_chat_template(template.exported)
 
 
 def adds_bos(model: Model) -> bool:

@@ -72,7 +72,9 @@ def merge(base: Path, adapter: Path, *, four_bit: bool = False, dequantize: bool
     own = config.get("dtype") or config.get("torch_dtype")
     dtype = own if own in TOLERANCE and not dequantize else "float32"
     placement = Placement("cpu", dtype, dequantize and not packed, None)
-    model = load_model(base, placement, trust_remote_code=trust_remote_code)
+    model = load_model(
+        base, placement, trust_remote_code=trust_remote_code, thinking=bool(card and card.thinking)
+    )
     if dequantize:  # before it computes anything: on a CPU that repacks the weights, and they unpack to others then
         model.module = model.module.dequantize(dtype=torch.float32)
     _refuse_tied(model, adapter)
@@ -111,6 +113,7 @@ def save_merged(merged: Merged, directory: Path, *, overwrite: bool = False) -> 
             bos_token_id=model.tokenizer.bos_token_id, do_sample=False,
         )  # fmt: skip
         model.module.save_pretrained(unfinished)
+        _say_mode(model)
         model.tokenizer.save_pretrained(unfinished)
         if merged.card:
             (unfinished / CARD).write_bytes(msgspec.json.format(msgspec.json.encode(merged.card)))
@@ -119,11 +122,22 @@ def save_merged(merged: Merged, directory: Path, *, overwrite: bool = False) -> 
             file.chmod(mode)
         dtype = str(model.module.dtype).removeprefix("torch.")
         placement = Placement("cpu", dtype, False, None)
-        read = load_model(unfinished, placement, trust_remote_code=merged.trust_remote_code)
+        read = load_model(
+            unfinished, placement, trust_remote_code=merged.trust_remote_code, thinking=model.template.thinking
+        )
         system = merged.card.system_prompt if merged.card else SYSTEM_PROMPT
-        if read.template.hash != model.template.hash or read.template.end_of_turn != model.template.end_of_turn:
+        if read.template.exported != model.template.exported or read.template.end_of_turn != model.template.end_of_turn:
             raise SetupError(f"the chat template written to {directory} is not read back as it was; nothing is kept")
         _distance(_logits(read, system), merged.logits, 1e-6, f"the model written to {directory} is not the merged one")
+
+
+def _say_mode(model: Model) -> None:
+    """Have the tokenizer render prompts as they were in training: with one day, and thinking or not."""
+    template, tokenizer = model.template, model.tokenizer
+    if template.exported == template.source or template.plain:
+        return
+    said = tokenizer.chat_template
+    tokenizer.chat_template = {**said, "default": template.exported} if isinstance(said, dict) else template.exported
 
 
 @contextmanager

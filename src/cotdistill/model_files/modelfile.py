@@ -18,7 +18,7 @@ import msgspec
 from cotdistill.card import AdapterCard
 from cotdistill.engines import Message
 from cotdistill.errors import SetupError
-from cotdistill.template import DATE, TODAY, ChatTemplate
+from cotdistill.template import ChatTemplate
 
 CONTEXT = 4096
 """Most tokens of prompt and answer together; Ollama's own default differs between versions and machines."""
@@ -27,13 +27,14 @@ SAMPLE = (Message("system", "S"), Message("user", "U"), Message("assistant", "A"
 
 
 class Turns(msgspec.Struct, frozen=True):
-    """A turn is ``before`` with the role in it, the content, ``after``. ``start`` opens the conversation and
-    ``preamble`` the system turn (Llama 3.1 writes dates there)."""
+    """A turn is ``before`` with the role in it, the content, ``after``. ``start`` opens the conversation, ``preamble``
+    the system turn (Llama 3.1 writes dates there) and ``opening`` the answer (an empty thought, or the tag of one)."""
 
     before: str
     after: str
     start: str = ""
     preamble: str = ""
+    opening: str = ""
 
     def rendered(self, messages: tuple[Message, ...]) -> str:
         """The conversation and the opening of the answer, as ``go`` makes Ollama write it."""
@@ -41,7 +42,7 @@ class Turns(msgspec.Struct, frozen=True):
         for message in messages:
             preamble = self.preamble if message.role == "system" else ""
             text += self.before.format(role=message.role) + preamble + message.content + self.after
-        return text + self.before.format(role="assistant")
+        return text + self.before.format(role="assistant") + self.opening
 
     def go(self, *, start: bool) -> str:
         """The Go template; without ``start`` where the tokenizer puts it there by itself."""
@@ -51,6 +52,7 @@ class Turns(msgspec.Struct, frozen=True):
             (self.start if start else "")
             + f"{{{{ range .Messages }}}}{turn}{preamble}{{{{ .Content }}}}{self.after}{{{{ end }}}}"
             + self.before.format(role="assistant")
+            + self.opening
         )
 
 
@@ -65,16 +67,16 @@ def turns_of(template: ChatTemplate) -> Turns:
     conversation = [msgspec.to_builtins(message) for message in SAMPLE]
     try:
         text = template.tokenizer.apply_chat_template(
-            conversation, chat_template=TODAY + template.source, add_generation_prompt=True, tokenize=False,
-            date_string=DATE,
+            conversation, chat_template=template.exported, add_generation_prompt=True, tokenize=False
         )
     except Exception as error:  # jinja2's own: a template may refuse a system turn
         raise SetupError(f"the chat template cannot be said as an Ollama template: {error}") from error
     for family in FAMILIES:
         start, found, rest = text.partition(family.before.format(role="system"))
         preamble = rest.partition("S" + family.after)[0]
-        turns = msgspec.structs.replace(family, start=start, preamble=preamble)
-        if found and turns.rendered(SAMPLE) == text and "{{" not in start + preamble:
+        opening = rest.rpartition(family.before.format(role="assistant"))[2]
+        turns = msgspec.structs.replace(family, start=start, preamble=preamble, opening=opening)
+        if found and turns.rendered(SAMPLE) == text and "{{" not in start + preamble + opening:
             return turns
     raise SetupError("Ollama's template is written for ChatML and Llama 3 turns, and this model's are others")
 

@@ -113,7 +113,7 @@ def _base_answers(job: Planning, sample: Sequence[Question], open_base: Callable
         return run_evaluate(
             BASE, sample, job.directory / "0_plan" / "base.jsonl", job.manifest,
             model=job.models["student"], system_prompt=job.recipe.generate.system_prompt,
-            sampling=settings.sampling, batch_size=settings.batch_size, open_model=open_base,
+            sampling=job.recipe.answering, batch_size=settings.batch_size, open_model=open_base,
             unasked=[question for question in job.train if question.id not in ids],
             load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code,
             overwrite=overwrite, quiet=job.quiet,
@@ -151,7 +151,7 @@ def _conclude(
     recipe, trust = job.recipe, job.recipe.models.trust_remote_code
     student = local_model(recipe.models.student, want="hf")
     tokenizer = read_tokenizer(student, trust_remote_code=trust)
-    template, system = ChatTemplate(tokenizer), recipe.generate.system_prompt
+    template, system = ChatTemplate(tokenizer, thinking=recipe.train.thinks), recipe.generate.system_prompt
     config = AutoConfig.from_pretrained(student, local_files_only=True, trust_remote_code=trust)
     max_length = min(recipe.train.max_length, getattr(config, "max_position_embeddings", None) or 1 << 20)
     final_lines = list(teaching_pairs(sample, traces, verdicts, "answer"))

@@ -9,8 +9,8 @@ from cotdistill.bounds import Count, Length, Positive, Rate, Seed, Share
 from cotdistill.settings.lora import Lora
 from cotdistill.settings.objective import AutoSettings, Objective, OfflineSettings, OnPolicySettings, SelfSettings
 
-Target = Literal["reasoning", "answer"]
-"""What a student learns to write: the whole trace, or its final line alone."""
+Target = Literal["reasoning", "answer", "thinking"]
+"""What a student learns to write: the trace, its final line alone, or the trace after what its author thought first."""
 
 Scheduler = Literal["cosine", "linear", "constant"]
 """What becomes of the learning rate after the warm-up."""
@@ -30,7 +30,8 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     best on them is kept. With ``patience``, training stops after so many epochs without a better one.
 
     ``target`` "answer" trains on the final line alone, without the reasoning: the arm that shows what the
-    reasoning is worth. ``alpha`` is the share of the loss that ``step_by_step`` gives to the answers alone.
+    reasoning is worth. "thinking" trains on what a teacher thought, between the tags, and on the answer behind it.
+    ``alpha`` is the share of the loss that ``step_by_step`` gives to the answers alone.
     """
 
     num_epochs: Positive = 3.0
@@ -56,12 +57,19 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     auto: AutoSettings = AutoSettings()
 
     def __post_init__(self) -> None:
-        if self.target == "answer" and self.objective != "sft":
-            raise ValueError(f"the target answer is for the objective sft: {self.objective} is about the reasoning")
+        if self.target != "reasoning" and self.objective != "sft":
+            raise ValueError(
+                f"the target {self.target} is for the objective sft: {self.objective} is about the reasoning"
+            )
         if "step_by_step" in self.tried and not 0 < self.alpha < 1:
             raise ValueError("step_by_step needs an alpha between 0 and 1; at its ends one of its two tasks is missing")
         if self.patience and not self.validation:
             raise ValueError("patience needs validation, a share of the questions to try the adapter on")
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the student learns to think first, and is asked so."""
+        return self.target == "thinking"
 
     @property
     def tried(self) -> tuple[Objective, ...]:

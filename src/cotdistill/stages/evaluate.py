@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from cotdistill.asking.ask import Account, row_id
 from cotdistill.engines import Sampling
 from cotdistill.engines.server import Server
@@ -52,7 +50,7 @@ def run_evaluate(
         "trust_remote_code": trust_remote_code,
         "system_prompt": system_prompt,
         "batch_size": batch_size,
-        "sampling": msgspec.to_builtins(sampling),
+        "sampling": sampling.that_count,
     }
     # Only where they are set: records from before there were any still fit.
     claimed |= {"few_shot": shots_hash(shots)} if shots else {}

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from cotdistill.asking.ask import Account
 from cotdistill.asking.drawing import Drawing, Step, steps_of
 from cotdistill.asking.hint import with_hint
@@ -71,7 +69,7 @@ def run_generate(
         "few_shot": shots_hash(shots) if shots else None,
         "num_samples": settings.num_samples,
         "batch_size": settings.batch_size,
-        "sampling": msgspec.to_builtins(settings.sampling),
+        "sampling": settings.sampling.that_count,
     }
     manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
     later = _Later(stage, path, manifest, steps, teachers, overwrite=overwrite)
@@ -147,7 +145,7 @@ class _Later:
         self._asked: dict[str, object] = {
             step.name: {
                 "model": teachers[step.teacher].model, "first": step.first, "samples": step.samples,
-                "sampling": msgspec.to_builtins(step.sampling),
+                "sampling": step.sampling.that_count,
             }
             for step in steps[1:]
         }  # fmt: skip

@@ -108,7 +108,9 @@ def run_train(
     with ranks.together():
         placement = place(load_in_4bit, device_map)
         log.info("student on %s", placement.sentence())
-        model = load_model(local_model(student, want="hf"), placement, trust_remote_code=trust_remote_code)
+        model = load_model(
+            local_model(student, want="hf"), placement, trust_remote_code=trust_remote_code, thinking=settings.thinks
+        )
         max_length = min(settings.max_length, model.context_length)
         lesson = Lesson.of(model.template, pairs, labels, system=system_prompt, max_length=max_length)
         rows = lesson.rows

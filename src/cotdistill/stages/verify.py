@@ -15,7 +15,7 @@ from cotdistill.settings.verify import Verify
 from cotdistill.shown import one_line
 from cotdistill.storage.disk import replace
 from cotdistill.trace import Trace
-from cotdistill.verdict import TEACHES, Verdict, taught_text
+from cotdistill.verdict import TEACHES, Verdict, taught_text, thought_text
 
 log = logging.getLogger(__name__)
 
@@ -66,5 +66,7 @@ def teaching_pairs(
     for trace, verdict in with_verdicts(traces, verdicts):
         if verdict is not None and verdict.status in TEACHES:
             question = known.get(trace.question_id) or Question(trace.question_id, trace.question)
-            answer_only = f"Final Answer: {verdict.answer}"
-            yield trace.id, question, answer_only if target == "answer" else taught_text(trace, verdict)
+            if target == "answer":
+                yield trace.id, question, f"Final Answer: {verdict.answer}"
+            else:
+                yield trace.id, question, (thought_text if target == "thinking" else taught_text)(trace, verdict)
