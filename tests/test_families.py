@@ -15,8 +15,9 @@ from cotdistill.learning.loss import AnswerLoss, choose
 from cotdistill.question import Question
 from cotdistill.settings.lora import Lora
 from cotdistill.settings.train import TrainSettings
-from cotdistill.template import DATE, ChatTemplate
+from cotdistill.template import ChatTemplate
 from cotdistill.training import train
+from cotdistill.wording import DATE
 
 TOKENIZER = make_tokenizer()
 COMMON = {

@@ -13,7 +13,7 @@ from cotdistill.storage.fingerprint import HARMLESS, changes, is_harmless
 COUNTED = {
     "generate": {
         "teacher_model": "model", "engine": "model", "max_new_tokens": "sampling", "temperature": "sampling",
-        "do_sample": "sampling", "seed": "sampling", "num_samples": "num_samples", "system_prompt": "system_prompt",
+        "do_sample": "sampling", "seed": "sampling", "thinking": "sampling", "num_samples": "num_samples", "system_prompt": "system_prompt",
         "few_shot": "few_shot", "load_in_4bit": "load_in_4bit", "trust_remote_code": "trust_remote_code",
         # Steps after the first count from when they were begun.
         "escalate": "escalate", "escalate_temperature": "escalate", "escalate_max_new_tokens": "escalate",
@@ -23,7 +23,7 @@ COUNTED = {
         "base_model": "model", "teacher_model": "model", "engine": "model", "lora_model": "adapter",
         "max_new_tokens": "sampling", "system_prompt": "system_prompt", "load_in_4bit": "load_in_4bit",
         "trust_remote_code": "trust_remote_code", "num_samples": "num_samples", "temperature": "sampling",
-        "few_shot": "few_shot",
+        "few_shot": "few_shot", "thinking": "sampling",
     },
     "train": {
         "student_model": "student", "system_prompt": "system_prompt", "load_in_4bit": "load_in_4bit",

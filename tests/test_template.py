@@ -155,3 +155,57 @@ def test_a_template_that_cannot_be_used_is_refused_in_a_sentence(source, says):
 def test_a_tokenizer_that_names_no_end_is_refused():
     with pytest.raises(SetupError, match="a token that ends an answer"):
         ChatTemplate(make_tokenizer(None, eos=None))
+
+
+PHI = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def blank_first(template: str, scheme: str):
+    """A tokenizer that writes a blank before every text (``prepend``: Llama's old form, before every text between
+    control tokens; ``first``: only where a text begins), as SentencePiece's do."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["\u2581", "\n", *map(chr, range(33, 127))]
+    pairs = [("\u2581", letter) for letter in "HhIA245"]
+    vocabulary = {text: i for i, text in enumerate([*letters, *(a + b for a, b in pairs)])}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    if scheme == "prepend":
+        raw.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    raw.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    raw.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<s>", "</s>", "<|end|>")])
+    raw.add_special_tokens([AddedToken(f"<|{role}|>", normalized=False) for role in ("system", "user", "assistant")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("scheme", ["prepend", "first"])
+@pytest.mark.parametrize("source", [PHI, MISTRAL])
+def test_a_tokenizer_that_writes_blanks_before_texts_writes_none_within_a_prompt(source, scheme):
+    tokenizer = blank_first(source, scheme)
+    template = ChatTemplate(tokenizer)
+    turns = [{"role": "user", "content": "Hi 2"}, {"role": "assistant", "content": "It is 4"}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    prompt = template.prompt_ids([Message("user", "Hi 2")])
+    example = prompt + template.answer_ids("It is 4")
+    own = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert prompt == own
+    assert example == whole[: len(example)]
+
+
+def test_what_would_be_a_control_token_in_the_whole_prompt_is_text_all_the_same():
+    tokenizer = blank_first(PHI, "prepend")
+    template = ChatTemplate(tokenizer)
+    ids = template.prompt_ids([Message("user", "Say <|end|>")])
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|end|>")) == 1
+    assert tokenizer.decode(ids).count("<|end|>") == 2

@@ -18,10 +18,11 @@ from cotdistill.learning.lint import lint
 from cotdistill.model_files.merged import merge, save_merged
 from cotdistill.question import Question
 from cotdistill.settings.train import TrainSettings
-from cotdistill.template import ChatTemplate, bare
+from cotdistill.template import ChatTemplate
 from cotdistill.thinking import apart, joined
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict, judge, taught_text, thought_text
+from cotdistill.wording import bare
 
 ASKED = (Message("system", "Be brief."), Message("user", "What is 2 + 2?"))
 EMPTY = "<think>\n\n</think>\n\n"

@@ -1,10 +1,10 @@
 """ChatTemplate: messages to token ids, such that text can never turn into control tokens.
 
-The model's own chat template is rendered with a placeholder where each message's content belongs. The
-parts between placeholders are the template's and may hold control tokens; the contents are encoded apart,
-as ordinary text, whatever they look like. So ``<|im_end|>`` in a question stays ten harmless characters,
-a template cannot cut reasoning out of an answer, and the prompt a model is asked with is by construction an
-exact prefix of the sequence it was trained on.
+The model's own chat template is rendered with a placeholder where each message's content belongs, so that it
+cannot cut anything out of a content. The text that comes out is encoded as a whole, as the model knows it; unless
+a content would turn into control tokens there. Then contents and template are encoded apart, the contents as
+ordinary text: ``<|im_end|>`` in a question stays ten harmless characters. The prompt a model is asked with is by
+construction an exact prefix of the sequence it was trained on.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from typing import Any
 
 from cotdistill.engines import Message
 from cotdistill.errors import SetupError
-from cotdistill.thinking import CLOSE, EMPTY, OPEN, apart
+from cotdistill.thinking import CLOSE, OPEN, apart
+from cotdistill.wording import CLOSED, bare, fixed
 
 PLAIN = (
     "{% if add_bos %}{{ bos_token }}{% endif %}"
@@ -27,21 +28,6 @@ PLAIN = (
     "{% if add_generation_prompt %}Answer:\n{% endif %}"
 )
 """Used for models that come without a chat template (base models)."""
-
-DATE = "01 Jan 2025"
-"""For templates that write the day into the system turn (Llama 3): prompts must not change overnight."""
-
-DATED = f"{{%- set date_string = '{DATE}' %}}"
-"""What makes such a template of a GGUF file write that day, whoever renders it."""
-
-TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
-"""The same for templates that ask the clock; jinja2 takes the line's end with the block's."""
-
-SWITCHES = ("enable_thinking", "thinking")
-"""By which variables templates are told whether the model thinks first (Qwen3, SmolLM3, GLM; DeepSeek, Granite)."""
-
-_CLOSED = f"{{% if add_generation_prompt %}}{{{{ {EMPTY!r} }}}}{{% endif %}}"
-"""Behind a template that opens a thought whatever it is told: what closes it again."""
 
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 
@@ -70,18 +56,19 @@ class ChatTemplate:
         self.plain = tokenizer.chat_template is None
         self.source: str = PLAIN if self.plain else bare(_default_template(tokenizer))
         if "<|channel|>" in self.source:
-            raise SetupError("gpt-oss writes in channels, which are not read here: take a server of its, --base_url")
+            raise SetupError("gpt-oss writes in channels, which are not read here: ask it on a server, --base_url")
         bos = tokenizer.bos_token_id
         self._add_bos = self.plain and bos is not None and tokenizer("x").input_ids[:1] == [bos]
+        self._control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self._added = _added_text(tokenizer)
-        self._anchor: list[int] = list(tokenizer("\n", add_special_tokens=False).input_ids)
-        self._anchored = False
-        self._anchored = self._text_ids("x") != self._behind_anchor("x")
-        self.fixed = {thinking: _fixed(self.source, thinking) for thinking in (False, True)}
+        self._anchor = self._encoded("\n")
+        self._anchored = self._encoded("\nx") != self._anchor + self._encoded("x")
+        self.fixed = {thinking: fixed(self.source, thinking) for thinking in (False, True)}
         self.system_as_user = not self._accepts_system()
         if self.opens_thinking(False):
-            self.fixed[False] += _CLOSED
+            self.fixed[False] += CLOSED
         self.end_of_turn = self._find_end_of_turn()
+        self._lead = self._find_lead()
         self.also_stops: frozenset[int] = frozenset()
 
     @property
@@ -94,10 +81,13 @@ class ChatTemplate:
         the student is trained."""
         messages = self._merge_system(messages)
         thinking = self.thinking if thinking is None else thinking
-        ids: list[int] = []
-        for part in self._render(messages, generation_prompt=True, thinking=thinking):
-            ids += part if isinstance(part, list) else self.content_ids(messages[part].content.strip())
-        return ids
+        pieces = self._pieces(messages, generation_prompt=True, thinking=thinking)
+        texts = [messages[piece].content.strip() if isinstance(piece, int) else piece for piece in pieces]
+        whole = self._template_ids("".join(texts), first=True)
+        cut: list[int] = []
+        for at, (piece, text) in enumerate(zip(pieces, texts, strict=True)):
+            cut += self.content_ids(text) if isinstance(piece, int) else self._template_ids(text, first=not at)
+        return whole if self._controls(whole) == self._controls(cut) else cut
 
     def opens_thinking(self, thinking: bool) -> bool:
         """Whether a prompt ends inside a thought, so that the answer begins in it."""
@@ -107,7 +97,7 @@ class ChatTemplate:
     def answer_ids(self, text: str) -> list[int]:
         """Ids of an answer and the end-of-turn token: what a student is trained to write. The tags of a thought are
         the tokenizer's own where it has some."""
-        return [*self.content_ids(self.written(text), written=True), self.end_of_turn]
+        return [*self.content_ids(self._lead + self.written(text), written=True), self.end_of_turn]
 
     def written(self, text: str) -> str:
         """An answer as it is written after a prompt, which may have opened its thought."""
@@ -133,14 +123,24 @@ class ChatTemplate:
         return ids + self._text_ids(text[start:])
 
     def _text_ids(self, text: str) -> list[int]:
-        if self._anchored:
-            return self._behind_anchor(text)
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        return self._inside(text, split_special_tokens=True)
 
-    def _behind_anchor(self, text: str) -> list[int]:
-        """For tokenizers that put a blank before every text, and not before one in the midst of a prompt."""
-        ids = list(self.tokenizer(f"\n{text}", add_special_tokens=False, split_special_tokens=True).input_ids)
-        return ids[len(self._anchor) :] if text else []
+    def _template_ids(self, text: str, *, first: bool) -> list[int]:
+        return self._encoded(text) if first else self._inside(text)
+
+    def _inside(self, text: str, **how: bool) -> list[int]:
+        """The ids of a text in the midst of others. Some tokenizers put a blank before every text, and would not put
+        one there: behind another text it is left out."""
+        if not self._anchored:
+            return self._encoded(text, **how)
+        ids = self._encoded(f"\n{text}", **how)
+        return ids[len(self._anchor) :] if ids[: len(self._anchor)] == self._anchor else self._encoded(text, **how)
+
+    def _encoded(self, text: str, **how: bool) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, **how).input_ids) if text else []
+
+    def _controls(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token in self._control]
 
     @property
     def stop_ids(self) -> list[int]:
@@ -171,26 +171,18 @@ class ChatTemplate:
             raise SetupError(f"the chat template cannot be used: {error}") from error
         return text
 
-    def _render(
+    def _pieces(
         self, messages: Sequence[Message], generation_prompt: bool, thinking: bool = False
-    ) -> list[list[int] | int]:
-        """The rendered template as ids of its own text and, for each content, the message's index."""
-        text = self._text(messages, generation_prompt, thinking)
-        pieces = _SLOT.split(text)
-        seen = [int(piece) for piece in pieces[1::2]]
-        if sorted(seen) != list(range(len(messages))):  # some put the system text into the last user turn
+    ) -> list[str | int]:
+        """The rendered template: its own text and, for each content, the message's index."""
+        pieces = _SLOT.split(self._text(messages, generation_prompt, thinking))
+        if sorted(map(int, pieces[1::2])) != list(range(len(messages))):  # some put the system text into a user turn
             raise SetupError("the chat template drops or repeats a message; give the model another template")
-        parts: list[list[int] | int] = [self._template_ids(pieces[0])]
-        for index, tail in zip(seen, pieces[2::2], strict=True):
-            parts += [index, self._template_ids(tail)]
-        return parts
-
-    def _template_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids) if text else []
+        return [int(piece) if at % 2 else piece for at, piece in enumerate(pieces)]
 
     def _accepts_system(self) -> bool:
         try:
-            self._render([Message("system", "s"), Message("user", "u")], generation_prompt=True)
+            self._pieces([Message("system", "s"), Message("user", "u")], generation_prompt=True)
         except SetupError:  # templates refuse a system turn (jinja2's raise_exception) or leave it out
             return False
         return True
@@ -203,15 +195,23 @@ class ChatTemplate:
 
     def _find_end_of_turn(self) -> int:
         turns = [Message("user", "u"), Message("assistant", "a")]
-        tail = self._render(turns, generation_prompt=False)[-1]
+        tail = str(self._pieces(turns, generation_prompt=False)[-1])
         special = set(self.tokenizer.all_special_ids)
-        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        for token in tail if isinstance(tail, list) else []:
-            if token in special | added:
-                return int(token)
+        special |= {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        for token in self._template_ids(tail, first=False):
+            if token in special:
+                return token
         if self.tokenizer.eos_token_id is None:
             raise SetupError("neither the chat template nor the tokenizer names a token that ends an answer")
         return int(self.tokenizer.eos_token_id)
+
+    def _find_lead(self) -> str:
+        """The blank that some templates (Llama 2, Mistral) write before an answer, and leave to the model when they ask
+        for one."""
+        turns = [Message("user", "u"), Message("assistant", "a")]
+        before = str(self._pieces(turns, generation_prompt=False)[-3])
+        asked = self._text(turns[:1], generation_prompt=True, thinking=self.thinking)
+        return " " if before.endswith(" ") and not asked.endswith(" ") else ""
 
 
 def _default_template(tokenizer: Any) -> str:
@@ -220,26 +220,6 @@ def _default_template(tokenizer: Any) -> str:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise SetupError("the tokenizer has several chat templates and none is the default") from error
-
-
-def bare(template: str) -> str:
-    """A template without what ``fixed`` adds to it, nor the line's end behind it, which jinja2 drops."""
-    template = template.removesuffix(_CLOSED).removesuffix("\n")
-    for line in (*(_switch(name, on) for name in SWITCHES for on in (False, True)), DATED, TODAY):
-        template = template.removeprefix(line)
-    return template
-
-
-def _fixed(source: str, thinking: bool) -> str:
-    """The template with what it asks for besides messages said in it, whoever renders it: the day, and whether the
-    model thinks first."""
-    day = (DATED if "date_string" in source else "") + (TODAY if "strftime_now" in source else "")
-    switches = [name for name in SWITCHES if re.search(rf"(?<![\w.'\"]){name}(?![\w'\"])", source)]
-    return "".join(_switch(name, thinking) for name in switches) + day + source
-
-
-def _switch(name: str, on: bool) -> str:
-    return f"{{%- set {name} = {str(on).lower()} %}}"
 
 
 def _added_text(tokenizer: Any) -> re.Pattern[str] | None:

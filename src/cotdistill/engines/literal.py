@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from cotdistill.engines import Message
-from cotdistill.template import DATE, SWITCHES
+from cotdistill.wording import DATE, SWITCHES
 
 _MARKED = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _SLOT = re.compile("\ue000(\\d+)\ue001")

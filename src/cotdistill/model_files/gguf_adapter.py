@@ -17,7 +17,7 @@ from cotdistill.errors import SetupError
 from cotdistill.model_files.conversion import disk_errors
 from cotdistill.model_files.gguf_file import ARCHITECTURES, in_pairs
 from cotdistill.model_files.gguf_header import only_gguf, open_gguf, value_of
-from cotdistill.template import DATE, TODAY, bare
+from cotdistill.wording import DATE, TODAY, bare
 
 PREFIX = "base_model.model."
 
