@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cotdistill.machine import peak_memory
-from cotdistill.shown import one_line
+from cotdistill.shown import one_line, span
 
 current: "Screen | None" = None
 
@@ -128,14 +128,6 @@ class Screen:
 def watched(stages: Mapping[str, bool], *, title: str, quiet: bool) -> AbstractContextManager[object]:
     """A screen on a terminal, unless ``quiet``; nothing elsewhere."""
     return Screen(stages, title=title) if sys.stderr.isatty() and not quiet else contextlib.nullcontext()
-
-
-def span(seconds: float) -> str:
-    """``4 s``, ``2 min 11 s``, ``1 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def memory() -> str:

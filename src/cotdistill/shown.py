@@ -22,3 +22,11 @@ def one_line(text: str) -> str:
 def first_of(names: Sequence[str]) -> str:
     """Five names of many: ``q1, q2, q3, q4, q5, ...``."""
     return ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def span(seconds: float) -> str:
+    """``4 s``, ``2 min 11 s``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"

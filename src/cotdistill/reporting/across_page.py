@@ -9,7 +9,8 @@ from rich.text import Text
 from cotdistill.errors import UsageError
 from cotdistill.reporting.across import Across
 from cotdistill.reporting.markup import environment, policy, source
-from cotdistill.reporting.table import percent, plain, points, table_of
+from cotdistill.reporting.table import bare_p, percent, points, say, table_of
+from cotdistill.shown import one_line
 from cotdistill.statistics import Paired, p_text
 from cotdistill.storage.disk import cannot, write_atomic
 
@@ -46,44 +47,36 @@ class _Students:
 def print_across(found: Across, console: Console) -> None:
     """The runs, every run against the first, and the groups of seeds."""
     left = f" ({found.left_out} more were not asked everywhere)" if found.left_out else ""
-    _say(f"{found.n} held-out questions asked in every run{left}", console, "bold")
+    say(f"{found.n} held-out questions asked in every run{left}", console, "bold")
     runs = table_of("run", "seed", "base", "student", "teacher", "student - base", "p", "verdict")
     for run in found.runs:
         shown = [percent(run.models[name].accuracy) if name in run.models else "-"
                  for name in ("base", "student", "teacher")]  # fmt: skip
-        row = (*shown, points(run.difference, short=True), _p(run.paired.p_value), run.verdict.replace("_", " "))
-        runs.add_row(Text(plain(run.name)), str(run.seed), *row)
+        row = (*shown, points(run.difference, short=True), bare_p(run.paired.p_value), run.verdict.replace("_", " "))
+        runs.add_row(Text(one_line(run.name)), str(run.seed), *row)
     console.print(runs)
     console.print()
     for pair in found.pairs:
-        _say(f"{pair.b} against {pair.a}: {points(pair.difference)}; {_counts(pair.paired)}", console)
-        _say(f"  {pair.meaning or 'other settings'}; differs in {_listed(pair.differs)}", console, "dim")
+        say(f"{pair.b} against {pair.a}: {points(pair.difference)}; {_counts(pair.paired)}", console)
+        say(f"  {pair.meaning or 'other settings'}; differs in {_listed(pair.differs)}", console, "dim")
     seeds = [group for group in found.groups if len(group.runs) > 1]
     for group in seeds:
         spread = f", standard deviation {100 * group.spread:.1f} points" if group.spread is not None else ""
         what = "seeds" if spread else "runs, some with the same seeds"
-        _say(
+        say(
             f"{len(group.runs)} {what} ({', '.join(group.runs)}): mean {percent(group.mean)}{spread}, "
             f"{percent(group.lowest)} to {percent(group.highest)}; above the base by {points(group.difference)}, "
             f"{p_text(group.p_value)}",
             console,
         )
     for one in found.contrasts:
-        _say(f"mean of {one.b} against mean of {one.a}: {points(one.difference)}, {p_text(one.p_value)}", console)
-    _say("in brackets: 95 %, paired bootstrap; p: McNemar, exact, or over seeds the sign-flip test", console, "dim")
+        say(f"mean of {one.b} against mean of {one.a}: {points(one.difference)}, {p_text(one.p_value)}", console)
+    say("in brackets: 95 %, paired bootstrap; p: McNemar, exact, or over seeds the sign-flip test", console, "dim")
 
 
 def _counts(pair: Paired) -> str:
     return f"{pair.only_student} gained, {pair.only_base} lost; {p_text(pair.p_value)}"
 
 
-def _p(value: float) -> str:
-    return p_text(value).removeprefix("p = ").removeprefix("p ")
-
-
 def _listed(keys: list[str]) -> str:
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "") if keys else "nothing"
-
-
-def _say(line: str, console: Console, style: str = "") -> None:
-    console.print(Text(plain(line), style=style), soft_wrap=not console.is_terminal)

@@ -7,7 +7,6 @@ Fits 80 columns and needs no terminal. Names come from files, so they are shown 
 read in them and control characters are dropped.
 """
 
-import unicodedata
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from cotdistill.report import RIVALS, Comparison, Report
 from cotdistill.reporting.ladder_report import HEADINGS, ladder_lines
 from cotdistill.reporting.score import CategoryScore, ModelScore
 from cotdistill.resampling import Interval
+from cotdistill.shown import one_line
 from cotdistill.statistics import SIGNIFICANCE, Paired, p_text
 
 MOST_CATEGORIES = 20
@@ -36,44 +36,44 @@ def print_report(report: Report, console: Console) -> None:
     if report.transfer is not None:
         _print_comparison("Unseen generator (no bar, not part of the verdict)", report.transfer, console)
         if said := forgetting(report.transfer):
-            _say(said, console)
+            say(said, console)
             console.print()
     for line in LEGEND:
-        _say(line, console, style="dim")
+        say(line, console, style="dim")
     if (shared := report.details.get("questions", {}).get("shared_ngrams")) is not None:
-        _say("no held-out or unseen question is a training question; of their runs of eight words "
+        say("no held-out or unseen question is a training question; of their runs of eight words "
              f"{100 * shared:.0f} % occur in training", console, style="dim")  # fmt: skip
     console.print()
     if ladder := report.details.get("ladder"):
         _print_ladder(ladder, console)
     if stages := report.details.get("plan", {}).get("stages"):
-        _say("Forecast, and what it took", console, style="bold")
+        say("Forecast, and what it took", console, style="bold")
         console.print(_forecast_table(msgspec.convert(stages, list[Outcome])))
         console.print()
     if report.causes:
-        _say("Likely causes:", console, style="bold")
+        say("Likely causes:", console, style="bold")
         for cause in report.causes:
-            _say(f"- {cause.sentence}", console)
+            say(f"- {cause.sentence}", console)
         console.print()
-    _say(report.sentence, console, style="bold")
+    say(report.sentence, console, style="bold")
 
 
 def _print_ladder(details: dict[str, Any], console: Console) -> None:
     """Each training of the ladder, the base first, and why a rung went no further."""
-    _say("Ladder, on questions set aside from training", console, style="bold")
+    say("Ladder, on questions set aside from training", console, style="bold")
     table, lines = table_of(*HEADINGS), ladder_lines(details)
     table.add_row("base", f"{details['base']['right']}/{details['base']['n']}")
     for line in lines:
         cells = ["-"] * 6
         if one := line.trial:
-            p = p_text(one.p_value).removeprefix("p = ").removeprefix("p ")
+            p = bare_p(one.p_value)
             cells = [f"{one.right}/{one.n}", str(one.gained), str(one.lost), p, f"{one.tokens:,}", f"{one.seconds:.0f}"]
         table.add_row(Text(line.name), *cells, line.outcome)
     console.print(table)
     for line in lines:
         if line.said:
-            _say(f"- {line.said}", console)
-    _say(details["sentence"], console)
+            say(f"- {line.said}", console)
+    say(details["sentence"], console)
     console.print()
 
 
@@ -95,6 +95,11 @@ def points(moved: Interval, short: bool = False) -> str:
     return f"{_points(moved.estimate)}{unit} [{100 * moved.low:+.0f}, {100 * moved.high:+.0f}]"
 
 
+def say(line: str, console: Console, style: str = "") -> None:
+    """One sentence. In a file or a pipe it stays on one line, for grep."""
+    console.print(Text(one_line(line), style=style), soft_wrap=not console.is_terminal)
+
+
 def percent(share: float | None) -> str:
     """``51 %``; with one digit more below 10, where it matters; ``-`` where there is no share."""
     if share is None:
@@ -102,27 +107,17 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.1f} %" if 0 < abs(share) < 0.095 else f"{100 * share:.0f} %"
 
 
-def plain(name: str) -> str:
-    """A name without control, bidirectional and other invisible characters, safe to print."""
-    return "".join(char for char in name if unicodedata.category(char)[0] != "C")
-
-
 def _print_comparison(title: str, comparison: Comparison, console: Console) -> None:
-    _say(title, console, style="bold")
+    say(title, console, style="bold")
     console.print(_model_table(comparison.models))
     if lines := _lines(comparison):
         console.print()
     for line in lines:
-        _say(line, console)
+        say(line, console)
     if categories := _category_table(comparison.models):
         console.print()
         console.print(categories)
     console.print()
-
-
-def _say(line: str, console: Console, style: str = "") -> None:
-    """One sentence. In a file or a pipe it stays on one line, for grep."""
-    console.print(Text(plain(line), style=style), soft_wrap=not console.is_terminal)
 
 
 def _model_table(models: dict[str, ModelScore]) -> Table:
@@ -130,7 +125,7 @@ def _model_table(models: dict[str, ModelScore]) -> Table:
     table = table_of("model", *headings)
     for name, score in models.items():
         table.add_row(
-            Text(plain(name)),
+            Text(one_line(name)),
             f"{score.correct}/{score.n}" if score.n else "-",
             _interval(score),
             percent(score.accuracy_strict),
@@ -147,11 +142,11 @@ def _category_table(models: dict[str, ModelScore]) -> Table | None:
     names = list(next(iter(models.values())).by_category) if models else []
     if len(names) < 2:
         return None
-    table = table_of("category", *(plain(model) for model in models))
+    table = table_of("category", *(one_line(model) for model in models))
     for name in names[:MOST_CATEGORIES]:
         cells = (score.by_category.get(name, CategoryScore(0, 0, None)) for score in models.values())
         table.add_row(
-            Text(plain(name)),
+            Text(one_line(name)),
             *(f"{cell.correct}/{cell.n} {percent(cell.accuracy):>5}" if cell.n else "-" for cell in cells),
         )
     if len(names) > MOST_CATEGORIES:
@@ -162,7 +157,7 @@ def _category_table(models: dict[str, ModelScore]) -> Table | None:
 def _forecast_table(stages: list[Outcome]) -> Table:
     table = table_of("stage", "time, forecast", "taken ", "tokens, forecast", "taken ")
     for stage in stages:
-        table.add_row(Text(plain(stage.stage)), *compared_text(stage))
+        table.add_row(Text(one_line(stage.stage)), *compared_text(stage))
     return table
 
 
@@ -224,6 +219,11 @@ def _lines(comparison: Comparison) -> list[str]:
     if comparison.chance_rate is not None:
         lines.append(f"chance rate (right by guessing): {percent(comparison.chance_rate)}")
     return lines
+
+
+def bare_p(value: float) -> str:
+    """``0.012`` or ``< 1e-12``, for a column that is called p."""
+    return p_text(value).removeprefix("p = ").removeprefix("p ")
 
 
 def _pair(pair: Paired) -> str:

@@ -18,7 +18,8 @@ import msgspec
 from cotdistill.errors import UsageError
 from cotdistill.report import Comparison, Report
 from cotdistill.reporting.score import ModelScore
-from cotdistill.reporting.table import percent, plain
+from cotdistill.reporting.table import percent
+from cotdistill.shown import one_line
 
 Format = Literal["table", "markdown", "csv", "latex"]
 """``table`` is the terminal's own, which ``table.py`` prints."""
@@ -56,7 +57,7 @@ def markdown(comparison: Comparison) -> str:
 
 def cells(comparison: Comparison) -> list[list[str]]:
     """A line of text for each model, under ``HEADINGS``."""
-    return [[plain(name), *_cells(score)] for name, score in comparison.models.items()]
+    return [[one_line(name), *_cells(score)] for name, score in comparison.models.items()]
 
 
 def interval(score: ModelScore) -> str:
@@ -93,7 +94,8 @@ def _csv(report: Report) -> str:
     for title, part in _parts(report):
         for name, score in part.models.items():
             values = msgspec.structs.asdict(score)
-            writer.writerow([title, plain(name), *("" if values[field] is None else values[field] for field in fields)])
+            cells = ("" if values[field] is None else values[field] for field in fields)
+            writer.writerow([title, one_line(name), *cells])
     return text.getvalue().rstrip("\n")
 
 
