@@ -5,9 +5,11 @@ import pytest
 
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
+from cotdistill.engines.server import Server
 from cotdistill.errors import DataError
 from cotdistill.journal import write_rows
 from cotdistill.question import Question
+from cotdistill.settings.models import Models
 from cotdistill.settings.verify import Verify
 from cotdistill.stages import teaching
 from cotdistill.stages.self_samples import TRACES, VERDICTS, own_pairs, refuse_unconfirmed
@@ -104,6 +106,14 @@ def test_what_is_merely_unchecked_does_not_teach_the_student_what_it_does_anyway
     write_rows(tmp_path / TRACES, traces)
     write_rows(tmp_path / VERDICTS, [Verdict(f"a#{i}", status, str(i)) for i, status in enumerate(statuses)])
     assert [trace_id for trace_id, _, _ in own_pairs([question], tmp_path)] == ["a#1/student", "a#2/student"]
+
+
+def test_the_student_is_sampled_alone_whatever_the_teachers_ran_on():
+    rays = Models("large", "small", engine="ray:llama_cpp", workers=2, second_teacher="larger", trust_remote_code=True)
+    assert rays.student_as_teacher == Models("small", "small", trust_remote_code=True)
+    served = Models("large", "small", server=Server("http://one/v1"), second_teacher="larger",
+                    second_server=Server("http://two/v1"))  # fmt: skip
+    assert served.student_as_teacher == Models("small", "small")
 
 
 def test_without_anything_that_tells_right_from_wrong_it_is_refused():

@@ -36,9 +36,16 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def second(self) -> "Models | None":
         """The models with the second teacher in the place of the first; None where there is none."""
-        if self.second_teacher is None:
-            return None
+        return self._alone(self.second_teacher, self.second_server) if self.second_teacher else None
+
+    @property
+    def student_as_teacher(self) -> "Models":
+        """The models with the student in the place of the teacher, to sample from it: a catalogue student then runs on
+        llama.cpp."""
+        return self._alone(self.student)
+
+    def _alone(self, teacher: str, server: Server | None = None) -> "Models":
+        """With ``teacher`` as the only one. What the first one runs on is not for another: workers and servers go."""
         return msgspec.structs.replace(
-            self, teacher=self.second_teacher, engine="auto", server=self.second_server, second_teacher=None,
-            second_server=None, workers=None,
-        )  # fmt: skip
+            self, teacher=teacher, engine="auto", server=server, second_teacher=None, second_server=None, workers=None
+        )

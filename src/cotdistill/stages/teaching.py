@@ -145,9 +145,7 @@ class Teaching(msgspec.Struct, frozen=True):
         ))  # fmt: skip
 
     def _with_own(self, pairs: list[Pair]) -> list[Pair]:
-        # Asked as a teacher is: a catalogue student then runs on llama.cpp.
-        asked, models = asked_of(self.recipe), self.recipe.models
-        itself = msgspec.structs.replace(models, teacher=models.student, server=None, engine="auto")
+        asked, itself = asked_of(self.recipe), self.recipe.models.student_as_teacher
         return with_own(
             self.questions, pairs, self.directory, self.manifest, recipe=self.recipe, student=self.student,
             open_student=lambda: self.open_student(itself, asked, self.questions), overwrite=self.overwrite,
