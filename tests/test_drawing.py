@@ -16,10 +16,12 @@ from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.engines.server import Server
 from cotdistill.errors import DataError, ResumeError, SetupError, UsageError
 from cotdistill.journal import read_rows
+from cotdistill.progress import Bar
 from cotdistill.question import Question
 from cotdistill.settings.generate import Escalate, Generate
 from cotdistill.settings.models import Models
 from cotdistill.settings.verify import Verify
+from cotdistill.stages import generate as stage
 from cotdistill.stages import models as models_of_stage
 from cotdistill.stages.generate import run_generate
 from cotdistill.stages.models import Teacher
@@ -103,6 +105,15 @@ def test_a_question_gets_the_shortest_run_of_samples_with_enough_that_teach_what
     assert all(samples == list(range(len(samples))) for samples in asked.values())
     assert facts(tmp_path)["rows"] == len(rows) == len(engine.requests) == 28
     assert generate(tmp_path, Ahead(script_of(outcomes)), five(6), Generate(num_samples=6, enough=2, sampling=HOT)) == rows
+
+
+def test_the_students_samples_have_a_line_of_their_own_on_the_screen(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(stage, "Bar", lambda title, *rest, **more: titles.append(title) or Bar(title, *rest, **more))
+    for name in ("generate", "generate/student"):
+        (tmp_path / name).mkdir()
+        generate(tmp_path / name, ScriptedEngine(lambda _: right(0)), five(1), Generate(), stage=name)
+    assert titles == ["traces", "traces/student"]
 
 
 def test_an_engine_is_kept_busy_by_other_questions_while_one_waits(tmp_path):

@@ -20,6 +20,7 @@ from cotdistill.reporting.publication import publish
 from cotdistill.reporting.run_files import read_run, report_of
 from cotdistill.reporting.tabular import tabular
 from cotdistill.statistics import Paired
+from cotdistill.storage.manifest import Manifest
 from synthetic_run import HOSTILE, make_run
 
 
@@ -305,6 +306,19 @@ def test_the_page_shows_the_second_student_the_terms_and_which_step_was_kept(tmp
         assert part in html, part
     assert html.count('class="dot kept"') == 2
     assert report.reasoning_worth is not None
+
+
+def test_the_costs_hold_the_students_own_samples_and_what_it_read_to_choose_traces(tmp_path):
+    directory = make_run(tmp_path / "run", 30)
+    manifest = Manifest.open(directory / "manifest.json")
+    manifest.claim("likelihoods", {}, overwrite=False, files=[])
+    manifest.finish("likelihoods", rows=30, tokens=4321, seconds=12.0)
+    manifest.claim("generate/student", {}, overwrite=False, files=[])
+    manifest.finish("generate/student", rows=8, prompt_tokens=765, completion_tokens=987, seconds=34.0)
+    publish(directory)
+    html = (directory / "7_report.html").read_text()
+    for part in ("likelihood of the traces", "<td>4,321</td>", "student’s own samples", "<td>765</td><td>987</td>"):
+        assert part in html, part
 
 
 def test_a_loss_curve_needs_two_points_and_keeps_its_ends():

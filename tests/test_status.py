@@ -126,6 +126,22 @@ def test_an_unfinished_training_says_up_to_which_step_it_is_safe(cut):
     assert stage(status_of(cut), "train").note == ""
 
 
+def test_the_students_own_samples_are_listed_and_their_tokens_counted(cut):
+    before = status_of(cut)
+    file, manifest = cut / "2_student_traces.jsonl", Manifest.open(cut / "manifest.json")
+    manifest.claim("generate/student", {}, overwrite=False, files=[file])
+    manifest.begin("generate/student", planned=3)
+    file.write_text(json.dumps({
+        "id": "a#0", "question_id": "a", "question": "a?", "reasoning": "x", "finish": "stop", "prompt_tokens": 5,
+        "completion_tokens": 7,
+    }) + "\n")  # fmt: skip
+    found = status_of(cut)
+    own = stage(found, "generate/student")
+    assert (own.done, own.planned, own.present, own.missing) == (False, 3, 1, 2)
+    assert found.prompt_tokens - before.prompt_tokens == 5
+    assert found.completion_tokens - before.completion_tokens == 7
+
+
 def test_money_is_counted_while_it_is_spent(cut):
     manifest = Manifest.open(cut / "manifest.json")
     noted = manifest.noted("recipe")

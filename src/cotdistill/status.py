@@ -115,7 +115,7 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
     if "likelihoods" in manifest.stages:
         yield _stage("likelihoods", manifest)
     yield _verdicts(directory / "2_traces.jsonl", directory / "3_verdicts.jsonl")
-    rungs = [name for name in manifest.stages if name.startswith(("train/rungs/", "evaluate/rungs/"))]
+    rungs = [name for name in manifest.stages if name.startswith(("generate/", "train/rungs/", "evaluate/rungs/"))]
     yield from (_rung(name, manifest) for name in rungs)
     yield _train(directory / "5_adapter", manifest)
     if ANSWER_ONLY_STAGE in manifest.stages or (recipe and recipe.evaluate.answer_only):
@@ -178,7 +178,7 @@ def _rows(name: str, manifest: Manifest, file: Path, planned: int | None, server
     # A plan asks the teacher a part of what the run will.
     planned = max((n for n in (planned, known.planned if known else None) if n is not None), default=None)
     present = failed = prompt = completion = 0
-    rows: Iterator[Trace | Prediction] = whole_rows(file, Trace if name == "generate" else Prediction)
+    rows: Iterator[Trace | Prediction] = whole_rows(file, Trace if _writes_traces(name) else Prediction)
     for row in rows:
         present += 1
         failed += row.finish == "error"
@@ -190,6 +190,10 @@ def _rows(name: str, manifest: Manifest, file: Path, planned: int | None, server
         name, manifest, done=manifest.done(name) and not missing and not failed, planned=planned, present=present,
         failed=failed, missing=missing, prompt_tokens=prompt, completion_tokens=completion, **more,
     )  # fmt: skip
+
+
+def _writes_traces(stage: str) -> bool:
+    return stage.partition("/")[0] == "generate"
 
 
 def _verdicts(traces: Path, verdicts: Path) -> StageStatus:
@@ -208,9 +212,10 @@ def _train(adapter: Path, manifest: Manifest, stage: str = "train") -> StageStat
 
 
 def _rung(name: str, manifest: Manifest) -> StageStatus:
-    """A part of a ladder, which owes nothing once its student is there: a rung may have failed."""
+    """A part of a ladder, or the student's own samples, which owe nothing once the student is there: a rung may have
+    failed."""
     file, over = manifest.output(name) or manifest.path, manifest.done("train")
-    found = _rows(name, manifest, file, None, None) if name.startswith("evaluate/") else _train(file, manifest, name)
+    found = _train(file, manifest, name) if name.startswith("train/") else _rows(name, manifest, file, None, None)
     failed = over and not manifest.done(name)
     return msgspec.structs.replace(found, done=over or found.done, note="failed" if failed else found.note)
 

@@ -25,6 +25,8 @@ from cotdistill.reporting.model_card import shareable
 from cotdistill.reporting.run_files import RunFiles
 from cotdistill.reporting.table import forgetting
 from cotdistill.settings.evaluate import ANSWER_ONLY
+from cotdistill.stages.likelihoods import STAGE as LIKELIHOODS
+from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
 from cotdistill.verdict import TEACHES
 
 ROWS = "7_report_rows_{}.js"
@@ -148,8 +150,14 @@ def _costs(run: RunFiles, report: Report) -> list[Cost]:
     facts = run.manifest.facts("generate")
     read, written = facts.get("prompt_tokens"), facts.get("completion_tokens")
     costs = [_cost("teacher’s traces", facts, read, written, said.get("generate"))]
-    if ladder := report.details.get("ladder"):  # its student's training is one of them
+    facts = run.manifest.facts(LIKELIHOODS)
+    costs.append(_cost("likelihood of the traces", facts, facts.get("tokens"), None, None))
+    if ladder := report.details.get("ladder"):  # its student's samples and training are in it
         costs.append(_cost("every rung of the ladder", ladder, ladder["tokens"], None, said.get("ladder")))
+    else:
+        facts = run.manifest.facts(OWN_SAMPLES)
+        read, written = facts.get("prompt_tokens"), facts.get("completion_tokens")
+        costs.append(_cost("student’s own samples", facts, read, written, said.get(OWN_SAMPLES)))
     trained = {} if ladder else {"train": "training"}
     trained |= {ANSWER_ONLY_STAGE: "training on answers alone"} if ANSWER_ONLY in run.predictions else {}
     for stage, title in trained.items():

@@ -104,7 +104,8 @@ def run_generate(
         # Where there are two teachers, the first one's engine is on record.
         first = engine_and_format(opened_for(step)) if step and step.teacher == 0 else manifest.stages[stage].engine
         manifest.begin(stage, planned=planned, engine=first)
-        with _shown(drawing, questions, planned, quiet=quiet) as show:
+        title = stage.replace("generate", "traces")
+        with _shown(title, drawing, questions, planned, quiet=quiet) as show:
             collect(drawing, questions, path, names=[teacher.model["name"] for teacher in teachers],
                     open_teacher=opened_for, show=show)  # fmt: skip
     finally:
@@ -183,7 +184,7 @@ def _capped(path: Path, drawing: Drawing) -> str:
 
 @contextmanager
 def _shown(
-    drawing: Drawing, questions: Sequence[Question], planned: int | None, *, quiet: bool
+    title: str, drawing: Drawing, questions: Sequence[Question], planned: int | None, *, quiet: bool
 ) -> Iterator[Callable[[Trace], None]]:
     """A bar over the rows, or over the questions where nobody knows how many rows there will be."""
     finishes: Counter[str] = Counter()
@@ -193,7 +194,7 @@ def _shown(
         total, there = len(questions), sum(drawing.over(question.id) for question in questions)
     else:
         total, there = planned, planned - drawing.missing()
-    with Bar("traces", total, there, quiet=quiet) as bar:
+    with Bar(title, total, there, quiet=quiet) as bar:
 
         def show(trace: Trace) -> None:
             nonlocal answered, right
