@@ -5,10 +5,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cotdistill.errors import ResumeError
+from cotdistill.storage import disk
 from cotdistill.storage.lock import Holder, holder_of, locked
 
 FOREIGN = '{"host": "elsewhere", "pid": %d, "started": "2025-03-01T12:00:00+00:00"}'
@@ -47,3 +49,8 @@ def test_a_holder_is_running_gone_or_elsewhere(tmp_path: Path) -> None:
     process.wait()
     assert Holder(socket.gethostname(), process.pid, "").state == "gone"
     assert Holder("elsewhere", os.getpid(), "").state == "elsewhere"
+
+
+def test_where_to_ask_a_process_is_to_stop_it_none_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "os", SimpleNamespace(name="nt", kill=lambda *_: pytest.fail("on Windows this is Ctrl-C")))
+    assert Holder(socket.gethostname(), os.getpid(), "").state == "running"

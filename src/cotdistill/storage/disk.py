@@ -81,18 +81,19 @@ def _clear(target: Path) -> None:
     """Remove what processes that were killed while they replaced this file have left of it."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         process = left.name.removeprefix(f".{target.name}.").removesuffix(".tmp")
-        if process.isdecimal() and not _runs(int(process)):
+        if process.isdecimal() and not runs(int(process)):
             left.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Whether a process of this host is there, as far as can be told without touching it."""
     if os.name != "posix":
         return True  # there, to ask is to kill
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
+    except (OSError, OverflowError):  # another user's
         return True
     return True
 

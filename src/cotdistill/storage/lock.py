@@ -14,7 +14,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from cotdistill.errors import ResumeError
-from cotdistill.storage.disk import cannot, write_atomic
+from cotdistill.storage.disk import cannot, runs, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,7 @@ class Holder(msgspec.Struct, frozen=True):
         can be told. Another process may have got the number of one that is gone."""
         if self.host != socket.gethostname():
             return "elsewhere"
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return "gone"
-        except (OSError, OverflowError):  # another user's
-            return "running"
-        return "running"
+        return "running" if runs(self.pid) else "gone"
 
 
 @contextlib.contextmanager
