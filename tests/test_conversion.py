@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
@@ -162,6 +164,17 @@ def test_converting_again_changes_nothing_and_another_model_is_refused(original,
     with pytest.raises(SetupError, match="already holds a model"):
         to_hugging_face(other, converted)
     assert {path.name: path.stat().st_mtime_ns for path in converted.iterdir()} == before
+
+
+def test_two_at_once_convert_once_and_both_find_it_whole(source, tmp_path, monkeypatch):
+    loaded, load = [], conversion.load_weights
+    monkeypatch.setattr(conversion, "load_weights", lambda *one: loaded.append(one) or time.sleep(1) or load(*one))
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(to_hugging_face, source, tmp_path / "to") for _ in range(2)]:
+            done.result()
+    assert len(loaded) == 1
+    assert is_converted(tmp_path / "to", sha256_of(source))
+    assert not list((tmp_path / "to").glob(".*"))
 
 
 def test_a_directory_that_only_holds_a_gitkeep_is_filled(source, tmp_path):

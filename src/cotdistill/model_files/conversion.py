@@ -23,6 +23,7 @@ import msgspec
 from cotdistill.errors import SetupError
 from cotdistill.identity import sha256_of
 from cotdistill.model_files.gguf_header import Header, only_gguf, read_header
+from cotdistill.storage.lock import one_at_a_time
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +50,25 @@ def to_hugging_face(gguf: Path, to: Path, *, dtype: DType = "float32") -> None:
     Leaves ``config.json``, ``generation_config.json``, ``model.safetensors``, the tokenizer, its chat
     template and ``cotdistill_source.json``. Everything is written aside first and ``config.json`` arrives
     last, so a directory with a ``config.json`` is whole. A conversion of the same file is kept as it is; any
-    other model in ``to`` is refused. One process at a time per directory.
+    other model in ``to`` is refused. One process works at a time on a directory, the others wait for it.
 
     Raises ``SetupError`` for a file that is no readable GGUF and for a full or unwritable disk.
     """
     gguf = only_gguf(gguf)
     header = read_header(gguf)
     source = Source(gguf.name, sha256_of(gguf), header.architecture, header.quantisation, dtype)
-    if is_converted(to, source.sha256, dtype):
-        log.info("%s already holds the converted %s: nothing to do", to, gguf.name)
-        return
-    refuse_other_model(to, source.sha256)
+    if not is_converted(to, source.sha256, dtype):
+        with one_at_a_time(to / f"{UNFINISHED}.lock", f"converting {gguf.name}"):
+            if not is_converted(to, source.sha256, dtype):  # another process may have made it while we waited
+                refuse_other_model(to, source.sha256)
+                _convert(gguf, header, source, to)
+            return
+    log.info("%s already holds the converted %s: nothing to do", to, gguf.name)
+
+
+def _convert(gguf: Path, header: Header, source: Source, to: Path) -> None:
+    dtype, unfinished = source.dtype, to / UNFINISHED
     log.info("converting %s (%s) to %s", gguf.name, header.quantisation, dtype)
-    unfinished = to / UNFINISHED
     try:
         with disk_errors(to):
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -75,6 +75,32 @@ def locked(path: str | Path, *, break_lock: bool = False) -> Iterator[None]:
         lock.release(force=True)
 
 
+@contextlib.contextmanager
+def one_at_a_time(guard: Path, doing: str) -> Iterator[None]:
+    """Wait, with a log line, while another process is ``doing`` the same: the file ``guard`` is there meanwhile.
+
+    Raises ``SetupError`` where no lock can be made.
+    """
+    lock = FileLock(guard)
+    try:
+        guard.parent.mkdir(parents=True, exist_ok=True)
+        while not (lock.is_locked and guard.exists()):  # the last holder removes the file: then it guards nothing
+            lock.release()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.warning("another process is %s: waiting for it", doing)
+                lock.acquire()
+    except OSError as error:
+        raise cannot("lock", guard, error) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            guard.unlink(missing_ok=True)
+        lock.release()
+
+
 def holder_of(path: str | Path) -> Holder | None:
     """Who says that it is writing ``path``, alive or not; changes nothing."""
     beside = Path(path).resolve()
