@@ -30,6 +30,7 @@ from cotdistill.asking.ask import Account, row_id
 from cotdistill.engines import Sampling
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import Journal, read_rows
+from cotdistill.machine import peak_memory
 from cotdistill.question import Question
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import run_verify, teaching_pairs
@@ -120,23 +121,13 @@ def measured(step: Step, directory: Path, rows: int, samples: int) -> Cost:
     clock, cpu = time.perf_counter(), time.process_time()
     step(directory, rows, samples)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
-    return Cost(step.__name__, rows, round(cpu, 3), round(clock, 3), round(peak_mb(), 1))
+    return Cost(step.__name__, rows, round(cpu, 3), round(clock, 3), round(peak_memory() / 2**20, 1))
 
 
 def in_child(step: Step, directory: Path, rows: int, samples: int) -> Cost:
     """``measured`` in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measured, step, directory, rows, samples).result()
-
-
-def peak_mb() -> float:
-    """The most memory this process has had. What getrusage says on Linux includes the parent's before exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from cotdistill.example import IGNORE, Example, build_examples
 from cotdistill.hardware import Placement
-from cotdistill.machine import versions
+from cotdistill.machine import peak_memory, versions
 from cotdistill.prompt import SYSTEM_PROMPT
 from cotdistill.question import Question
 from cotdistill.settings.lora import Lora
@@ -162,8 +162,6 @@ def _in_process(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arm(plan: dict[str, Any]) -> dict[str, Any]:
-    import resource
-
     import torch
 
     from cotdistill.download import local_model
@@ -177,7 +175,7 @@ def _arm(plan: dict[str, Any]) -> dict[str, Any]:
         **result,
         "vocabulary": json.loads((directory / "config.json").read_text())["vocab_size"],
         "weights_mb": sum(file.stat().st_size for file in directory.glob("*.safetensors")) >> 20,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb": peak_memory() >> 20,
         "versions": versions(libraries),
         "threads": torch.get_num_threads(),
     }

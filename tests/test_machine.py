@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cotdistill import machine as machine_module
-from cotdistill.machine import git_revision, machine, versions
+from cotdistill.machine import git_revision, machine, peak_memory, versions
 
 
 def test_the_machine_has_a_processor_cores_and_memory() -> None:
@@ -31,6 +31,13 @@ def test_a_torch_that_is_loaded_anyway_is_asked_for_gpus(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     monkeypatch.setattr(machine_module, "_NVIDIA", tmp_path / "none")
     assert machine().gpus == ("Some GPU",)
+
+
+def test_the_most_memory_is_a_processes_own_not_that_of_the_one_that_started_it() -> None:
+    held = b"x" * (300 << 20)
+    code = "from cotdistill.machine import peak_memory; print(peak_memory())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0 < int(out) < len(held) < peak_memory()
 
 
 def test_versions_are_found_without_importing_anything() -> None:
