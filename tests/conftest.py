@@ -156,3 +156,13 @@ def weights(directory: Path):
     from safetensors.torch import load_file
 
     return load_file(directory / "adapter_model.safetensors")
+
+
+def index_of_scores(path: Path):
+    """What a file of a teacher's scores says of its tensors."""
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["index"])

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from conftest import make_model, on_cpu
+from conftest import index_of_scores, make_model, on_cpu
 from cotdistill import pipeline
 from cotdistill.cli import app
 from cotdistill.engines.scripted import ScriptedEngine
@@ -147,8 +147,7 @@ def test_the_command_trains_step_by_step(tiny, tmp_path):
 def test_the_command_keeps_the_teachers_scores_beside_the_traces(tiny, other, tmp_path):
     done = command(tiny, tmp_path, "--objective", "offline_kd", "--teacher_model", str(other))
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "cot.scores.safetensors").exists()
-    assert (tmp_path / "cot.scores.json").exists()
+    assert len(index_of_scores(tmp_path / "cot.scores.safetensors")["rows"]) == 4
 
 
 SHOTS = '{"question": "What is 2 + 1?", "reasoning": "2 + 1 = 3.\\nFinal Answer: 3"}\n'
@@ -198,7 +197,7 @@ def test_the_command_takes_the_traces_of_a_run_with_the_runs_verdicts(tiny, othe
     assert done.exit_code == 0, done.output
     assert f"{len(verdicts) - 1} traces teach" in done.output
     assert (run / "2_scores.safetensors").stat().st_mtime_ns == stored
-    assert rows(run / "2_scores.json")[0]["teacher"].endswith(", float32, not 4-bit")
+    assert index_of_scores(run / "2_scores.safetensors")["teacher"].endswith(", float32, not 4-bit")
     assert not list(run.glob("2_traces.*.jsonl"))
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import torch
 
-from conftest import make_examples, make_model, on_cpu
+from conftest import index_of_scores, make_examples, make_model, on_cpu
 from cotdistill import pipeline
 from cotdistill.engines.server import Server
 from cotdistill.errors import ResumeError, ServerAway, SetupError
@@ -209,7 +209,7 @@ def test_the_command_trains_with_it(tiny, other, tmp_path, objective):
     record = msgspec.json.decode((tmp_path / "out.manifest.json").read_bytes())["stages"]["train"]
     assert record["settings"]["teacher"] == {"name": "big", "hash": ""}
     if objective == "offline_kd":
-        assert msgspec.json.decode((tmp_path / "cot.scores.json").read_bytes())["teacher"] == "server:big"
+        assert index_of_scores(tmp_path / "cot.scores.safetensors")["teacher"] == "server:big"
 
 
 def test_a_dry_run_asks_it_too(tiny, other, tmp_path):

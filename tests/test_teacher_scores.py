@@ -1,13 +1,20 @@
 """Teacher scores: they are the teacher's own, are made once, and are read by whoever has the same tokens."""
 
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import msgspec
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from conftest import LLAMA, make_examples, make_gpt2, make_model, make_tokenizer, make_windowed, on_cpu
+from conftest import LLAMA, index_of_scores, make_examples, make_gpt2, make_model, make_tokenizer, make_windowed, on_cpu
 from cotdistill.errors import DataError, SetupError, TrainingError
 from cotdistill.example import Example, asked_with
 from cotdistill.identity import model_hash
+from cotdistill.learning import stored_scores as module
 from cotdistill.learning import teacher_scores
 from cotdistill.learning.loss import choose
 from cotdistill.learning.scoring_teacher import ScoringTeacher, fitting
@@ -171,19 +178,53 @@ def test_a_kill_costs_only_what_was_not_yet_written(other, tiny, tmp_path, monke
     assert len(rest.scored) == 3  # two had been written, the third and fourth were on their way
 
 
-@pytest.mark.parametrize("damage", ["scores", "index", "cut"])
+def test_a_kill_while_they_are_written_leaves_the_scores_that_were_there(other, tiny, tmp_path, monkeypatch):
+    rows, path, wrote = make_examples(on_cpu(tiny), 4), tmp_path / "2_scores.safetensors", module.write_atomic
+    monkeypatch.setattr(module, "SAVE_EVERY", 2)
+
+    def killed(where, data):
+        if path.exists():
+            raise KeyboardInterrupt
+        wrote(where, data)
+
+    monkeypatch.setattr(module, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stored_scores(path, rows, model_hash(other), 5, Counting(other, rows))
+    monkeypatch.setattr(module, "write_atomic", wrote)
+    rest = Counting(other, rows)
+    stored_scores(path, rows, model_hash(other), 5, rest)
+    assert len(rest.scored) == 2
+
+
+def test_of_two_trainings_at_once_the_second_waits_and_takes_the_scores_of_the_first(other, tiny, tmp_path):
+    rows, path, begun = make_examples(on_cpu(tiny), 3), tmp_path / "2_scores.safetensors", threading.Event()
+    first, second = Counting(other, rows), Counting(other, rows)
+
+    def slow(k):
+        begun.set()
+        time.sleep(1)
+        return first(k)
+
+    with ThreadPoolExecutor(1) as pool:
+        scoring = pool.submit(stored_scores, path, rows[:2], model_hash(other), 5, slow)
+        begun.wait()
+        stored_scores(path, rows, model_hash(other), 5, second)
+        scoring.result()
+    assert (len(first.scored), len(second.scored)) == (2, 1)
+    assert index_of_scores(path)["rows"].keys() == {module.row_hash(row) for row in rows}
+
+
+@pytest.mark.parametrize("damage", ["index", "cut", "other"])
 def test_scores_that_do_not_belong_to_their_index_are_refused(other, tiny, tmp_path, damage):
     rows = make_examples(on_cpu(tiny), 2)
     path = tmp_path / "2_scores.safetensors"
     stored_scores(path, rows, model_hash(other), 5, Counting(other, rows))
-    if damage == "scores":
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-    elif damage == "index":
-        path.with_suffix(".json").write_text('{"schema": 1}')
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
     else:
-        path.write_bytes(path.read_bytes()[:40])
+        index = {"index": json.dumps(index_of_scores(path))}
+        fewer = {name: tensor[1:].clone() for name, tensor in load_file(path).items()}
+        save_file(fewer, path, index if damage == "other" else None)
     with pytest.raises(DataError, match="scored anew"):
         stored_scores(path, rows, model_hash(other), 5, Counting(other, rows))
 

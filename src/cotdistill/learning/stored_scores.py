@@ -1,14 +1,15 @@
 """Stored scores: a teacher's scores of traces, made once, kept in a file and used by whatever student reads the same.
 
     2_scores.safetensors    {"ids": (tokens, k) int32, "log_probs": (tokens, k) float16}, likeliest first
-    2_scores.json           {"schema": 1, "teacher": "9c2e..., float32, not 4-bit", "k": 32, "sha256": "77ab...",
+    its metadata's "index"  {"schema": 2, "teacher": "9c2e..., float32, not 4-bit", "k": 32,
                              "rows": {"4f02...": [0, 41], "91c7...": [41, 97]}}
 
 ``rows`` says where each row's tokens lie, by the hash of the ids that the teacher read and of where the answer begins:
-another run finds them, another prompt does not. The index is written last and holds the hash of the other file: one
-without the other is not read. Several processes score a share each; the first one writes.
+another run finds them, another prompt does not. The file is replaced whole: a kill leaves the scores that were there.
+Several processes score a share each; the first one writes.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,25 +19,25 @@ import torch
 
 from cotdistill.errors import DataError
 from cotdistill.example import Example
-from cotdistill.identity import digest, sha256_of
+from cotdistill.identity import digest
 from cotdistill.learning.ranks import here
 from cotdistill.learning.teacher_scores import Scorer, Scores, ScoresOf, together
 from cotdistill.storage.disk import explained, write_atomic
+from cotdistill.storage.lock import one_at_a_time
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 SAVE_EVERY = 256
 """Rows, in each process, between two writes: what a kill costs at most."""
 
 
 class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``2_scores.json``."""
+    """What the metadata say of the tensors."""
 
     schema: int
     teacher: str
     k: int
-    sha256: str
     rows: dict[str, tuple[int, int]]
 
 
@@ -53,28 +54,34 @@ def stored_scores(
     (``.safetensors``) and, for rows that are not there, from the teacher, who is opened only then, for so many tokens;
     they are added to the file. ``show`` is told of how many more rows there are scores.
 
+    Where another training is adding to the file, waits for it and takes what it made.
+
     Raises ``DataError`` where the file is of another teacher, has fewer than ``k`` tokens or is damaged.
     """
-    ranks = here()
-    with ranks.together():
-        index, stored = _read(path, teacher, k)
-    hashes = {row_hash(row): row for row in rows}
-    owed = [row for hashed, row in hashes.items() if hashed not in index.rows]
-    ranks.alike(digest([row_hash(row) for row in owed]))
-    show(len(rows) - len(owed))
-    opened: Scorer | None = None
-    if owed:
-        log.info("%s: the teacher scores %d traces, %d are there", path, len(owed), len(hashes) - len(owed))
-    for start in range(0, len(owed), SAVE_EVERY * ranks.size):
-        part = owed[start : start + SAVE_EVERY * ranks.size]
+    ranks, hashes = here(), {row_hash(row): row for row in rows}
+    with contextlib.ExitStack() as held:
         with ranks.together():
-            opened = opened or open_teacher(index.k)
-            mine = _scored(opened, part[ranks.rank :: ranks.size], show)
-        show(len(part) - len(mine))
-        shares = ranks.shared(mine)
-        scored = [shares[place % ranks.size][place // ranks.size] for place in range(len(part))]
-        with ranks.together():
-            index, stored = _write(path, index, stored, part, scored, keep=ranks.first)
+            index, stored = _read(path, teacher, k)
+            if ranks.first and hashes.keys() - index.rows.keys():
+                guard = path.with_name(f"{path.name}.lock")
+                held.enter_context(one_at_a_time(guard, f"adding to {path.name}"))
+                index, stored = _read(path, teacher, k)
+        owed = [row for hashed, row in hashes.items() if hashed not in index.rows]
+        ranks.alike(digest([row_hash(row) for row in owed]))
+        show(len(rows) - len(owed))
+        opened: Scorer | None = None
+        if owed:
+            log.info("%s: the teacher scores %d traces, %d are there", path, len(owed), len(hashes) - len(owed))
+        for start in range(0, len(owed), SAVE_EVERY * ranks.size):
+            part = owed[start : start + SAVE_EVERY * ranks.size]
+            with ranks.together():
+                opened = opened or open_teacher(index.k)
+                mine = _scored(opened, part[ranks.rank :: ranks.size], show)
+            show(len(part) - len(mine))
+            shares = ranks.shared(mine)
+            scored = [shares[place % ranks.size][place // ranks.size] for place in range(len(part))]
+            with ranks.together():
+                index, stored = _write(path, index, stored, part, scored, keep=ranks.first)
     ids, log_probs = stored
 
     def of(row: Example) -> Scores:
@@ -94,21 +101,21 @@ def _scored(teacher: Scorer, rows: Sequence[Example], show: Callable[[int], None
 
 
 def _read(path: Path, teacher: str, k: int) -> tuple[Index, Scores]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
-    if not path.with_suffix(".json").exists():
+    if not path.exists():
         empty = Scores(torch.empty(0, k, dtype=torch.int32), torch.empty(0, k, dtype=torch.float16))
-        return Index(SCHEMA, teacher, k, "", {}), empty
-    anew = f"remove {path} and {path.with_suffix('.json').name} to have the traces scored anew"
+        return Index(SCHEMA, teacher, k, {}), empty
+    anew = f"remove {path} to have the traces scored anew"
     try:
-        index = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Index)
-        found = load_file(path)
-        stored = Scores(found["ids"], found["log_probs"])
-        whole = index.schema == SCHEMA and sha256_of(path) == index.sha256
-    except (OSError, msgspec.MsgspecError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+        with safe_open(path, framework="pt") as file:
+            index = msgspec.json.decode((file.metadata() or {}).get("index", ""), type=Index)
+            stored = Scores(file.get_tensor("ids"), file.get_tensor("log_probs"))
+    except (OSError, msgspec.MsgspecError, SafetensorError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: the scores cannot be read ({error}); {anew}") from error
-    if not whole or stored.ids.shape != stored.log_probs.shape or stored.ids.shape[1] > index.k:
+    places = max((stop for _, stop in index.rows.values()), default=0)
+    whole = index.schema == SCHEMA and stored.ids.shape == stored.log_probs.shape and len(stored.ids) == places
+    if not whole or stored.ids.shape[1] > index.k:
         raise DataError(f"{path}: the scores are not those that their index was written for; {anew}")
     if index.teacher != teacher:
         raise DataError(f"{path} holds the scores of another teacher ({index.teacher}, not {teacher}); {anew}")
@@ -131,8 +138,6 @@ def _write(
     index = msgspec.structs.replace(index, rows=places)
     if keep:
         with explained("write", path):
-            path.with_suffix(".json").unlink(missing_ok=True)
-            write_atomic(path, save({"ids": now.ids.contiguous(), "log_probs": now.log_probs.contiguous()}))
-            index = msgspec.structs.replace(index, sha256=sha256_of(path))
-            write_atomic(path.with_suffix(".json"), msgspec.json.encode(index))
+            tensors = {"ids": now.ids.contiguous(), "log_probs": now.log_probs.contiguous()}
+            write_atomic(path, save(tensors, {"index": msgspec.json.encode(index).decode()}))
     return index, now
