@@ -1,18 +1,21 @@
 """The plan of a recipe: what it finds, when it stops a run, and that nothing is asked twice."""
 
 import io
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from rich.console import Console
 
 from cotdistill import pipeline
+from cotdistill.commands.plan import plan
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, NotWorthIt, ResumeError
 from cotdistill.plans.plan import Plan, chosen, lines
 from cotdistill.question import Question
-from cotdistill.recipe import without_plan
+from cotdistill.recipe import dump_recipe, without_plan
 from cotdistill.reporting.table import print_report
 from cotdistill.status import status_of
 from test_pipeline import recipe, solve, teacher  # noqa: F401
@@ -74,6 +77,22 @@ def test_a_plan_is_told_in_words(planned):
     said = "\n".join(lines(planned[0]))
     for part in ("teacher: 20 of 20 (100 % [84, 100]) right", "possible objectives: sft", "99th percentile", "forecast, all:", "questions needed"):
         assert part in said
+
+
+def test_the_command_it_prints_goes_on_with_the_run_that_was_planned(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "my recipe.yaml"
+    file.write_bytes(dump_recipe(recipe(tmp_path)).encode())
+    made = SimpleNamespace(stop="")
+    monkeypatch.setattr(pipeline, "plan", lambda *_, **__: made)
+    monkeypatch.setattr("cotdistill.plans.plan.lines", lambda _: [])
+    plan(file)
+    assert capsys.readouterr().out == f"\ngo on: cotdistill run '{file}'\n"
+    plan(file, runs=tmp_path, name="again", seed=0)
+    again = f"cotdistill run '{file}' --runs {tmp_path} --name again --seed 0"
+    assert capsys.readouterr().out == f"\ngo on: {again}\n"
+    made.stop = "nothing to learn"
+    with pytest.raises(NotWorthIt, match=re.escape(f"{again} --force")):
+        plan(file, runs=tmp_path, name="again", seed=0)
 
 
 def test_after_a_plan_the_traces_are_still_owed(planned):

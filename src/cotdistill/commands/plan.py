@@ -21,6 +21,8 @@ def plan(
 
     Exits 3 where it finds that the recipe cannot help. `run` begins with the same and asks nothing again.
     """
+    import shlex
+
     from cotdistill.errors import NotWorthIt
     from cotdistill.plans.plan import lines
     from cotdistill.recipe import load_recipe, with_name, with_seed
@@ -33,8 +35,11 @@ def plan(
     from cotdistill.pipeline import plan as make_plan
 
     made = make_plan(resolved, runs=runs, overwrite=overwrite, break_lock=break_lock, quiet=quiet)
+    flags = {"--runs": None if runs == Path("runs") else runs, "--name": name, "--seed": seed}
+    words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    go_on = shlex.join(["cotdistill", "run", str(recipe), *words])
     for line in lines(made):
         typer.echo(line)
     if made.stop:
-        raise NotWorthIt(f"the plan says no: {made.stop}; change the recipe, or cotdistill run {recipe} --force")
-    typer.echo(f"\ngo on: cotdistill run {recipe}")
+        raise NotWorthIt(f"the plan says no: {made.stop}; change the recipe, or {go_on} --force")
+    typer.echo(f"\ngo on: {go_on}")
