@@ -1,5 +1,6 @@
 """A scoring teacher on a server: what it says is what its own weights would, and whatever else it says is refused."""
 
+import asyncio
 from functools import partial
 
 import msgspec
@@ -210,6 +211,19 @@ def test_the_command_trains_with_it(tiny, other, tmp_path, objective):
     assert record["settings"]["teacher"] == {"name": "big", "hash": ""}
     if objective == "offline_kd":
         assert index_of_scores(tmp_path / "cot.scores.safetensors")["teacher"] == "server:big"
+
+
+def test_every_connection_of_a_check_is_made_in_the_loop_that_closes_it(tiny, other, monkeypatch):
+    own, longest = [], ServedTeacher._longest
+
+    async def watched(self):
+        own.append(asyncio.get_running_loop() is self._background._loop)
+        return await longest(self)
+
+    monkeypatch.setattr(ServedTeacher, "_longest", watched)
+    with ServerDouble(by_body=lambda body: serving(other)) as double:
+        ServedTeacher("big", Server(double.url), on_cpu(tiny).tokenizer, 5).check()
+    assert own == [True]
 
 
 def test_a_dry_run_asks_it_too(tiny, other, tmp_path):

@@ -80,7 +80,7 @@ class ServedTeacher:
             except ServerAway as error:
                 why = str(error.__cause__)
                 raise ServerAway(f"{why}; is the server running, and its address right, up to /v1?") from error
-            longest = self._background.submit(teacher._longest()).result()
+            longest = teacher._background.submit(teacher._longest()).result()
             self.context = min(self.context, longest or self.context)
 
     def score(self, rows: Sequence[Example]) -> list[Scores]:
