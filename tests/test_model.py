@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config
 
 from conftest import CHATML, make_model, on_cpu
-from cotdistill.errors import SetupError
+from cotdistill.errors import SetupError, TrainingError
 from cotdistill.hardware import Placement
-from cotdistill.model import load_model
+from cotdistill.learning.rehearsal import rehearse
+from cotdistill.model import context_of, load_model, read_config
+from cotdistill.question import Question
+from cotdistill.settings.train import TrainSettings
 
 
 @pytest.fixture
@@ -30,6 +34,20 @@ def refused(directory, match):
 
 def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_the_context_of_a_model_of_several_senses_is_that_of_its_text(copy):
+    Gemma3Config(text_config={"max_position_embeddings": 77}).save_pretrained(copy)
+    assert context_of(read_config(copy)) == 77
+    pairs = [("a#0", Question("a", "What is 1 + 1?"), "x" * 200)]
+    with pytest.raises(TrainingError, match="77"):
+        rehearse(copy, pairs, TrainSettings(), system="").stop()
+
+
+def test_a_configuration_that_cannot_be_read_is_one_sentence(copy):
+    (copy / "config.json").write_text('{"model_type": "of no library"}')
+    with pytest.raises(SetupError, match="cannot read the configuration in"):
+        read_config(copy)
 
 
 def test_a_whole_directory_loads_in_eval_mode_with_its_context(tmp_path):

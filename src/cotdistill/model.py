@@ -30,7 +30,7 @@ class Model:
     @property
     def context_length(self) -> int:
         """The most tokens the model can attend to."""
-        return int(getattr(self.module.config.get_text_config(), "max_position_embeddings", 0) or 1 << 20)
+        return context_of(self.module.config)
 
 
 def load_model(
@@ -99,6 +99,22 @@ def _stops(config: Any) -> frozenset[int]:
     """Ids at which the model's own files end an answer."""
     ids = getattr(config, "eos_token_id", None)
     return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+
+
+def read_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a model, without its weights. Raises ``SetupError`` where it cannot be read."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise SetupError(f"cannot read the configuration in {directory}: {why}; get the model again") from error
+
+
+def context_of(config: Any) -> int:
+    """The most tokens a model can attend to; a model of several senses says it of its text."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 20)
 
 
 def head_size(config: Any) -> int:

@@ -17,26 +17,18 @@ def rehearse(
 ) -> Lint:  # fmt: skip
     """Its lint: of the student only the tokenizer and the names of its layers are loaded. Raises ``SetupError`` for
     layers that it does not have."""
-    from transformers import AutoConfig
-
     from cotdistill.adapter import choose_targets
-    from cotdistill.model import check_directory
+    from cotdistill.model import check_directory, context_of, read_config
 
     check_directory(student, trust_remote_code)
     template = ChatTemplate(
         read_tokenizer(student, trust_remote_code=trust_remote_code), thinking=settings.thinks
     )
-    try:
-        config: Any = AutoConfig.from_pretrained(
-            student, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise SetupError(f"cannot read the configuration in {student}: {why}; get the model again") from error
+    config = read_config(student, trust_remote_code=trust_remote_code)
     if settings.lora.targets:
         choose_targets(_layers(config, trust_remote_code), settings.lora.targets)
-    context = getattr(config, "max_position_embeddings", None) or settings.max_length
-    lesson = Lesson.of(template, pairs, labels, system=system, max_length=min(settings.max_length, context))
+    max_length = min(settings.max_length, context_of(config))
+    lesson = Lesson.of(template, pairs, labels, system=system, max_length=max_length)
     return lesson.lint(settings, LONGEST_ANSWER)
 
 

@@ -146,14 +146,13 @@ def _conclude(
     pairs: Sequence[Pair],
     forward: float,
 ) -> Plan:
-    from transformers import AutoConfig
+    from cotdistill.model import context_of, read_config
 
     recipe, trust = job.recipe, job.recipe.models.trust_remote_code
     student = local_model(recipe.models.student, want="hf")
     tokenizer = read_tokenizer(student, trust_remote_code=trust)
     template, system = ChatTemplate(tokenizer, thinking=recipe.train.thinks), recipe.generate.system_prompt
-    config = AutoConfig.from_pretrained(student, local_files_only=True, trust_remote_code=trust)
-    max_length = min(recipe.train.max_length, getattr(config, "max_position_embeddings", None) or 1 << 20)
+    max_length = min(recipe.train.max_length, context_of(read_config(student, trust_remote_code=trust)))
     final_lines = list(teaching_pairs(sample, traces, verdicts, "answer"))
 
     def built(pairs: Sequence[Pair], system: str) -> list[Example]:
