@@ -100,6 +100,21 @@ def test_a_line_that_is_being_written_is_not_counted_and_not_touched(cut):
     assert (cut / "2_traces.jsonl").read_bytes() == content
 
 
+def test_every_way_to_ask_that_the_recipe_names_is_owed(cut):
+    manifest = Manifest.open(cut / "manifest.json")
+    noted = manifest.noted("recipe")
+    more = {"baselines": ["zero", "native"], "answer_only": True}
+    manifest.note(recipe={
+        **noted, "train": {**noted["train"], "objective": "step_by_step"}, "evaluate": {**noted["evaluate"], **more},
+    })  # fmt: skip
+    found = {s.name: s.missing for s in status_of(cut).stages if s.name.startswith("evaluate/")}
+    assert found == {
+        "evaluate/base": 5, "evaluate/unseen/base": 2, "evaluate/base_native": 5, "evaluate/student": 5,
+        "evaluate/unseen/student": 2, "evaluate/student_label": 5, "evaluate/answer_only": 5, "evaluate/teacher": 5,
+        "evaluate/unseen/teacher": 2,
+    }  # fmt: skip
+
+
 def test_who_is_at_work_is_named_with_what_to_do(cut):
     with locked(cut):
         found = status_of(cut)

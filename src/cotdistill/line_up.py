@@ -19,6 +19,9 @@ from cotdistill.sets import Sets
 from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.settings.objective import Objective
 
+UNSEEN = "unseen/"
+"""How the labels of answers to questions of another kind begin."""
+
 
 class Asked(msgspec.Struct, frozen=True):
     """One set of answers: ``label`` is the name of their file in ``6_predictions`` and of their stage."""
@@ -38,27 +41,38 @@ class Entrant(msgspec.Struct, frozen=True):
     asked: list[Asked]
 
 
+def labels(recipe: Recipe, objective: Objective, *, unseen: bool) -> dict[str, list[str]]:
+    """The labels of each model's answers, all in their order; those to questions of another kind where there are
+    ``unseen`` ones. ``objective`` is what the student is trained for."""
+    settings = recipe.evaluate
+    more = {
+        "base": [f"base_{way}" for way in settings.baselines if way != "zero"],
+        "student": ["student_label"] if objective == "step_by_step" else [],
+    }
+    asked = {"base": True, "student": True, ANSWER_ONLY: settings.answer_only, "teacher": settings.teacher}
+    return {
+        name: [name, *([UNSEEN + name] if unseen and name != ANSWER_ONLY else []), *more.get(name, [])]
+        for name in asked
+        if asked[name]
+    }
+
+
 def line_up(
     recipe: Recipe, sets: Sets, shots: Sequence[Shot], adapter: Path, objective: Objective
 ) -> list[Entrant]:
     """Base, student and teacher, in their order. ``objective`` is what the student was trained for, ``adapter`` where
     it is."""
-    settings, prompt = recipe.evaluate, recipe.generate.system_prompt
-    other_ways: dict[str, tuple[str, Sequence[Shot]]] = {"few_shot": (prompt, shots), "native": ("", ())}
-    entrants = []
-    for name, spec, its_adapter in (
-        ("base", recipe.models.student, None),
-        ("student", recipe.models.student, adapter),
-        *(((ANSWER_ONLY, recipe.models.student, adapter_beside(adapter)),) if settings.answer_only else ()),
-        *((("teacher", recipe.models.teacher, None),) if settings.teacher else ()),
-    ):
-        asked = [Asked(name, sets.held_out, prompt)]
-        if recipe.questions.unseen and name != ANSWER_ONLY:
-            asked.append(Asked(f"unseen/{name}", sets.unseen, prompt))
-        if name == "base":
-            ways = {way: other_ways[way] for way in settings.baselines if way in other_ways}
-            asked += [Asked(f"base_{way}", sets.held_out, *how) for way, how in ways.items()]
-        if name == "student" and objective == "step_by_step":
-            asked.append(Asked("student_label", sets.held_out, LABEL_PROMPT))
-        entrants.append(Entrant(name, spec, its_adapter, asked))
-    return entrants
+    prompt, adapters = recipe.generate.system_prompt, {"student": adapter, ANSWER_ONLY: adapter_beside(adapter)}
+    other_ways: dict[str, tuple[str, Sequence[Shot]]] = {
+        "base_few_shot": (prompt, shots), "base_native": ("", ()), "student_label": (LABEL_PROMPT, ()),
+    }  # fmt: skip
+
+    def asked(label: str) -> Asked:
+        questions = sets.unseen if label.startswith(UNSEEN) else sets.held_out
+        return Asked(label, questions, *other_ways.get(label, (prompt, ())))
+
+    models = recipe.models
+    return [
+        Entrant(name, models.teacher if name == "teacher" else models.student, adapters.get(name), [*map(asked, its)])
+        for name, its in labels(recipe, objective, unseen=recipe.questions.unseen is not None).items()
+    ]

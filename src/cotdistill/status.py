@@ -9,6 +9,7 @@ Counts come from the files, so that they are right after a kill too; a last line
 
 import shlex
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,11 @@ from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.engines.server import Server
 from cotdistill.errors import DataError
 from cotdistill.journal import whole_rows
+from cotdistill.line_up import UNSEEN, labels
 from cotdistill.plans.plan import BASE
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, decode_recipe
-from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.storage.lock import Holder, holder_of
 from cotdistill.storage.manifest import Manifest, record_of
 from cotdistill.trace import Trace
@@ -133,16 +134,10 @@ def _evaluations(directory: Path, recipe: Recipe | None) -> Iterator[tuple[str, 
     if recipe is None:
         return
     samples = recipe.evaluate.num_samples
-    held_out = _count(directory / "1_held_out.jsonl", Question) * samples or None
-    for model in ("base", "student", *(("teacher",) if recipe.evaluate.teacher else ())):
-        yield f"evaluate/{model}", held_out
-        if recipe.questions.unseen:
-            yield f"evaluate/unseen/{model}", _count(directory / "1_unseen.jsonl", Question) * samples or None
-        if model == "base":
-            others = dict.fromkeys(way for way in recipe.evaluate.baselines if way != "zero")
-            yield from ((f"evaluate/base_{way}", held_out) for way in others)
-        if model == "student" and recipe.evaluate.answer_only:
-            yield f"evaluate/{ANSWER_ONLY}", held_out
+    held_out, unseen = (_count(directory / f"1_{part}.jsonl", Question) * samples for part in ("held_out", "unseen"))
+    asked = labels(recipe, recipe.train.objective, unseen=recipe.questions.unseen is not None)
+    for label in chain.from_iterable(asked.values()):
+        yield f"evaluate/{label}", (unseen if label.startswith(UNSEEN) else held_out) or None
 
 
 def _stages_of_output(path: Path, manifest: Manifest) -> Iterator[StageStatus]:

@@ -18,6 +18,7 @@ import msgspec
 from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.learning.ladder import MOST, short_of
 from cotdistill.learning.relation import OBJECTIVES, Relation
+from cotdistill.line_up import UNSEEN, labels
 from cotdistill.plans.forecast import Climbing, Range, Task, Training, Work, mean
 from cotdistill.recipe import Recipe
 from cotdistill.settings.evaluate import ANSWER_ONLY
@@ -161,30 +162,19 @@ def _ladder(recipe: Recipe, sample: Sample, sizes: Sizes) -> Climbing:
 
 
 def _evaluations(recipe: Recipe, sample: Sample, sizes: Sizes, objective: Objective) -> Iterator[Work]:
-    settings, prompts, pace = recipe.evaluate, sample.prompts, sample.base_pace
-
-    def work(name: str, answers: Sequence[int], pace: float, prompts: Sequence[int] = prompts) -> Work:
-        count = sizes.unseen if name.startswith("unseen/") else sizes.held_out
-        return Work(f"evaluate/{name}", count * settings.num_samples, prompts, _cut(answers, recipe), pace)
-
-    yield work("base", sample.base_answers, pace)
-    if sizes.unseen:
-        yield work("unseen/base", sample.base_answers, pace)
-    for way in settings.baselines:
-        if way != "zero":  # the teacher was asked with the worked examples
-            asked = sample.teacher_prompts if way == "few_shot" else prompts
-            yield work(f"base_{way}", sample.base_answers, pace, asked)
-    yield work("student", sample.answers, pace)
-    if sizes.unseen:
-        yield work("unseen/student", sample.answers, pace)
-    if objective == "step_by_step":
-        yield work("student_label", sample.final_answers, pace)
-    if settings.answer_only:
-        yield work(ANSWER_ONLY, sample.final_answers, pace)
-    if settings.teacher:
-        yield work("teacher", sample.teacher_answers, sample.teacher_pace)
-        if sizes.unseen:
-            yield work("unseen/teacher", sample.teacher_answers, sample.teacher_pace)
+    answers = {
+        "base": sample.base_answers, "student": sample.answers, ANSWER_ONLY: sample.final_answers,
+        "teacher": sample.teacher_answers,
+    }  # fmt: skip
+    for name, its_labels in labels(recipe, objective, unseen=bool(sizes.unseen)).items():
+        for label in its_labels:
+            count = sizes.unseen if label.startswith(UNSEEN) else sizes.held_out
+            # The teacher was asked with the worked examples.
+            prompts = sample.teacher_prompts if label == "base_few_shot" else sample.prompts
+            written = sample.final_answers if label == "student_label" else answers[name]
+            pace = sample.teacher_pace if name == "teacher" else sample.base_pace
+            rows = count * recipe.evaluate.num_samples
+            yield Work(f"evaluate/{label}", rows, prompts, _cut(written, recipe), pace)
 
 
 def _cut(answers: Sequence[int], recipe: Recipe) -> list[int]:
