@@ -153,11 +153,12 @@ class Manifest:
 
     def _forget(self, stage: str, files: list[Path]) -> None:
         known = self._stages.pop(stage, None)
-        for directory in files if known is None else []:
-            if directory.is_dir() and _holds_something(directory) and not _ours(directory):
-                raise ResumeError(f"{directory} is not ours to overwrite; remove it yourself or choose another output")
         if known:
             self._write()  # first: a kill in between must not leave a finished stage without its files
+        else:
+            for file in files:
+                if file.is_dir() and _holds_something(file) and not _ours(file):
+                    raise ResumeError(f"{file} is not ours to overwrite; remove it yourself or choose another output")
         for file in files:
             try:
                 if file.is_dir() and not file.is_symlink():
