@@ -252,13 +252,17 @@ def test_an_input_is_known_by_name_and_hash_and_never_by_its_directory(tmp_path)
     assert input_of("hub:a:train") == {"name": "hub:a:train"}
 
 
-def test_a_record_lies_in_a_run_directory_and_beside_anything_else(tmp_path):
+def test_a_record_lies_in_a_run_directory_and_beside_anything_else(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/manifest.json").write_text("{}")
     (tmp_path / "lora.v2").mkdir()
     assert record_of(tmp_path / "run") == tmp_path / "run/manifest.json"
     assert record_of(tmp_path / "lora.v2") == tmp_path / "lora.v2.manifest.json"
     assert record_of(tmp_path / "cot.jsonl") == tmp_path / "cot.manifest.json"
+    (tmp_path / "linked.jsonl").symlink_to(tmp_path / "elsewhere/cot.jsonl")
+    assert record_of(tmp_path / "linked.jsonl") == tmp_path / "linked.manifest.json"
+    monkeypatch.chdir(tmp_path / "lora.v2")
+    assert record_of(Path(".")) == tmp_path / "lora.v2.manifest.json"
 
 
 @pytest.mark.parametrize("file", ["../../secret.jsonl", "/etc/secret.jsonl"])

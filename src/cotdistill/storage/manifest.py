@@ -257,9 +257,9 @@ def record_of(path: Path) -> Path:
     inside = path / "manifest.json"
     if inside.is_file():
         return inside
-    resolved = path.resolve()
-    beside = resolved.name if resolved.is_dir() else resolved.stem
-    return path.parent / f"{beside}.manifest.json"
+    if path.is_dir():  # also where it is "."
+        return path.resolve().with_name(f"{path.resolve().name}.manifest.json")
+    return path.with_name(f"{path.stem}.manifest.json")
 
 
 def _last_change(file: Path) -> float:
