@@ -1,6 +1,7 @@
 """Exports compute what base and adapter compute, and an export that would not is not written."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from conftest import make_examples, make_tokenizer, on_cpu, teach
 from cotdistill import pipeline
 from cotdistill.adapter import attach, load_adapter, save_adapter
-from cotdistill.card import AdapterCard, read_card
+from cotdistill.card import CARD, AdapterCard, read_card
 from cotdistill.commands.evaluate import evaluate
 from cotdistill.commands.export import Quant, export
 from cotdistill.engines import Message, Request, Sampling
@@ -197,6 +198,36 @@ def test_a_directory_that_reads_back_otherwise_is_not_kept_and_the_old_one_is(st
         save_merged(whole, tmp_path / "merged", overwrite=True)
     assert on_cpu(tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.mark.parametrize("stop", [OSError, KeyboardInterrupt])
+def test_an_old_model_is_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, stop):
+    model, rename = model_of_ours(tmp_path / "merged"), os.replace
+
+    def stopped(one, other):
+        if one.name.endswith(".unfinished"):
+            raise stop
+        rename(one, other)
+
+    monkeypatch.setattr(merging.os, "replace", stopped)
+    with pytest.raises((SetupError, KeyboardInterrupt)), merging.replaced(model, overwrite=True) as unfinished:
+        (unfinished / "config.json").write_text("new")
+    assert (model / "config.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+def test_an_old_model_that_a_kill_left_aside_is_put_back_and_not_overwritten_unasked(tmp_path):
+    model_of_ours(tmp_path / ".merged.old")
+    with pytest.raises(ResumeError, match="already holds something"), merging.replaced(tmp_path / "merged", overwrite=False):
+        pass
+    assert (tmp_path / "merged/config.json").read_text() == "old"
+
+
+def model_of_ours(directory):
+    directory.mkdir()
+    (directory / "config.json").write_text("old")
+    (directory / CARD).touch()
+    return directory
 
 
 def test_an_adapter_from_elsewhere_is_exported_without_a_prompt(student, adapter, tmp_path, caplog):

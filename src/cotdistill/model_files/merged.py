@@ -143,9 +143,12 @@ def _say_mode(model: Model) -> None:
 @contextmanager
 def replaced(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """An empty directory that takes the place of ``target`` at the end, or leaves nothing if the block fails."""
-    refuse_existing(target, overwrite=overwrite)
     target = target.resolve()
     unfinished, old = (target.with_name(f".{target.name}.{word}") for word in ("unfinished", "old"))
+    if old.exists() and not target.exists():  # a kill came between the two renames
+        with disk_errors(target):
+            os.replace(old, target)
+    refuse_existing(target, overwrite=overwrite)
     try:
         with disk_errors(target):
             for leftover in (unfinished, old):
@@ -154,10 +157,15 @@ def replaced(target: Path, *, overwrite: bool) -> Iterator[Path]:
             yield unfinished
             if target.exists():
                 os.replace(target, old)
-            os.replace(unfinished, target)
+            try:
+                os.replace(unfinished, target)
+            except BaseException:
+                if old.exists():
+                    os.replace(old, target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
