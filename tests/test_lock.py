@@ -1,14 +1,23 @@
 """What --break_lock takes over, and what a lock says of its holder."""
 
+import inspect
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from cotdistill.commands.evaluate import evaluate
+from cotdistill.commands.export import export
+from cotdistill.commands.generate import generate
+from cotdistill.commands.plan import plan
+from cotdistill.commands.runs import run
+from cotdistill.commands.train import train
+from cotdistill.commands.verify import verify
 from cotdistill.errors import ResumeError
 from cotdistill.storage import disk
 from cotdistill.storage.lock import Holder, holder_of, locked
@@ -54,3 +63,8 @@ def test_a_holder_is_running_gone_or_elsewhere(tmp_path: Path) -> None:
 def test_where_to_ask_a_process_is_to_stop_it_none_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "os", SimpleNamespace(name="nt", kill=lambda *_: pytest.fail("on Windows this is Ctrl-C")))
     assert Holder(socket.gethostname(), os.getpid(), "").state == "running"
+
+
+@pytest.mark.parametrize("command", [evaluate, export, generate, plan, run, train, verify])
+def test_every_command_that_takes_a_lock_can_be_told_to_break_it(command: Callable[..., None]) -> None:
+    assert "break_lock" in inspect.signature(command).parameters

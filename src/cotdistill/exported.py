@@ -21,13 +21,15 @@ from cotdistill.storage.lock import locked
 from cotdistill.storage.manifest import Manifest, file_hash
 
 
-def evaluate_export(directory: Path, artifact: Path, *, overwrite: bool = False, quiet: bool = False) -> str:
+def evaluate_export(
+    directory: Path, artifact: Path, *, overwrite: bool = False, break_lock: bool = False, quiet: bool = False
+) -> str:
     """Ask ``artifact``, exported from the run in ``directory``, the run's held-out questions. It gets a row in
     ``7_report.json`` and its cost in the details there; returns that cost in a sentence.
 
     Raises ``DataError`` where the run is not finished.
     """
-    with locked(directory):
+    with locked(directory, break_lock=break_lock):
         recipe, manifest = load_recipe(directory / "recipe.yaml"), Manifest.open(directory / "manifest.json")
         if not manifest.done("evaluate/student"):
             raise DataError(f"{directory} is not finished; finish it first: cotdistill run RECIPE")

@@ -156,12 +156,12 @@ def _mended(path: Path, type_: type[T]) -> Iterator[tuple[int, T]]:
             file.write(b"\n")
 
 
-def forget_errors(path: str | Path, type_: type[T], *, break_lock: bool = False) -> None:
+def forget_errors(path: str | Path, type_: type[T]) -> None:
     """Take the rows with ``finish == "error"`` out of a journal that is not open, to be asked again."""
     path = Path(path)
     if not path.exists():
         return
-    with locked(path, break_lock=break_lock):
+    with locked(path):
         try:
             failed = sum(_failed(row) for _, row in _mended(path, type_))
         except OSError as error:
@@ -199,14 +199,12 @@ class Journal(Generic[T]):
         *,
         key: Callable[[T], str],
         each: Callable[[T], object] = lambda row: None,
-        break_lock: bool = False,
     ) -> None:
         self.path = Path(path)
         self.done = Keys()
         self._type = type_
         self._key = key
         self._each = each
-        self._break_lock = break_lock
         self._fd = -1
         self._unsynced = False
         self._failure: SetupError | None = None
@@ -216,7 +214,7 @@ class Journal(Generic[T]):
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(locked(self.path, break_lock=self._break_lock))
+            stack.enter_context(locked(self.path))
             try:
                 if self.path.exists():
                     self._read_keys()

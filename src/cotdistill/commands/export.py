@@ -32,6 +32,7 @@ def export(
     ] = False,
     trust_remote_code: o.TrustRemoteCode = False,
     overwrite: o.Overwrite = False,
+    break_lock: o.BreakLock = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Merge the adapter into its base and write the result; both ways may be asked for at once.
@@ -74,4 +75,4 @@ def export(
     if run and evaluate and (artifact := gguf or merged):
         from cotdistill.exported import evaluate_export
 
-        typer.echo(evaluate_export(run, artifact, overwrite=overwrite, quiet=quiet))
+        typer.echo(evaluate_export(run, artifact, overwrite=overwrite, break_lock=break_lock, quiet=quiet))

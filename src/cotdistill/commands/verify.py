@@ -62,6 +62,7 @@ def verify(
     question_key: o.QuestionKey = "question",
     answer_key: o.AnswerKey = "answer",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace verdicts made with other options.")] = False,
+    break_lock: o.BreakLock = False,
     quiet: o.Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
@@ -122,7 +123,7 @@ def verify(
     likelihoods = None
     if student_model:
         record = record_of(scores)
-        with locked(record):
+        with locked(record, break_lock=break_lock):
             likelihoods = run_likelihoods(
                 asked, traces, scores, Manifest.open(record), settings, student=student_model,
                 system_prompt=system_prompt, only_known=False, load_in_4bit=load_in_4bit,
