@@ -310,6 +310,13 @@ def test_the_report_of_a_run_gets_a_row_for_the_export_and_what_it_cost(student,
     assert "export" in again.models
 
 
+@pytest.mark.parametrize("engine", ["llama_cpp", "ray:llama_cpp"])
+def test_an_engine_that_would_run_none_of_the_models_is_refused(student, tmp_path, engine):
+    (tmp_path / "test.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
+    with pytest.raises(UsageError, match="name a GGUF file, or leave --engine out"):
+        evaluate(str(student[0]), tmp_path / "test.jsonl", tmp_path / "out.jsonl", engine=engine)
+
+
 def test_a_run_that_is_not_finished_has_no_export_to_evaluate(student, tmp_path):
     from cotdistill.recipe import dump_recipe
 

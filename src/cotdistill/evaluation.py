@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.card import AdapterCard, read_card
-from cotdistill.engines import Engine, EngineName
+from cotdistill.engines import ON_RAY, Engine, EngineName
 from cotdistill.engines.opening import find_gguf, open_engine, opened_late, student_engine, takes_gguf
 from cotdistill.engines.server import Server
-from cotdistill.errors import SetupError
+from cotdistill.errors import SetupError, UsageError
 from cotdistill.learnt import learnt
 from cotdistill.machine import versions
 from cotdistill.overlap import refuse_shown
@@ -70,7 +70,14 @@ def evaluate_all(
     quiet: bool,
 ) -> None:
     """Ask every contestant, write predictions and ``*.metrics.json``, print the table to stdout. A ``server`` is
-    the teacher's."""
+    the teacher's. Raises ``UsageError`` for llama.cpp where it would run none of them."""
+    if engine.removeprefix(ON_RAY) == "llama_cpp" and not any(
+        one.name == "teacher" or find_gguf(one.model) for one in contestants
+    ):
+        raise UsageError(
+            f"llama.cpp runs GGUF files, and {contestants[0].model} is asked with transformers, as every model that is "
+            "trained: name a GGUF file, or leave --engine out"
+        )
     if engine == "openai_server":
         engine = "auto"  # which a server decides for the teacher; every other model is here
     everything = load_questions(test_file, question_key=question_key, answer_key=answer_key).rows
@@ -111,9 +118,9 @@ def evaluate_all(
             is_teacher = one.name == "teacher"
             its_server = server if is_teacher else None
             any_engine = is_teacher or find_gguf(one.model) is not None or engine in ("vllm", "ray:vllm")
-            open_it = partial(open_student, one.model, one.adapter)
-            if any_engine:
-                open_it = partial(open_teacher, one, its_server)
+            open_it = (
+                partial(open_teacher, one, its_server) if any_engine else partial(open_student, one.model, one.adapter)
+            )
             with opened_late(open_it) as open_model:
                 answers[one.name] = run_evaluate(
                     one.name,
