@@ -24,6 +24,7 @@ from cotdistill.model import load_model
 from cotdistill.model_files import merged as merging
 from cotdistill.model_files.merged import merge, save_merged
 from cotdistill.settings.lora import Lora
+from cotdistill.storage.manifest import Manifest
 from test_gguf_file import make_student
 from test_pipeline import recipe
 
@@ -306,6 +307,9 @@ def test_the_report_of_a_run_gets_a_row_for_the_export_and_what_it_cost(student,
     assert list(report["models"]) == ["base", "student", "export"]
     assert report["details"]["export"]["file"] == "s.gguf"
     assert len((run / "6_predictions/export.jsonl").read_text().splitlines()) == 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Manifest, "finish", lambda *_, **__: pytest.fail("a finished stage keeps its time"))
+        evaluate_export(run, tmp_path / "s.gguf", quiet=True)
     again = pipeline.run(plain, runs=tmp_path, quiet=True)  # and it stays there
     assert "export" in again.models
 
