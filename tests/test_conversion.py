@@ -14,11 +14,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from conftest import on_cpu
 from cotdistill.errors import SetupError
 from cotdistill.identity import sha256_of
 from cotdistill.model_files import conversion
 from cotdistill.model_files.conversion import SOURCE_FILE, is_converted, to_hugging_face
+from cotdistill.model_files.gguf_file import write_gguf as export
 from cotdistill.model_files.gguf_header import read_header
+from test_gguf_file import ASKED, make_other
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BYTES = list(bytes_to_unicode().values())
@@ -268,3 +271,23 @@ def test_a_directory_must_hold_exactly_one_gguf(source, tmp_path):
         (tmp_path / name).write_bytes(source.read_bytes())
     with pytest.raises(SetupError, match=r"exactly one; found: a\.gguf, b\.gguf"):
         to_hugging_face(tmp_path, tmp_path / "to")
+
+
+def test_a_qwen3_comes_back_from_its_own_export(tmp_path):
+    model = on_cpu(make_other(tmp_path / "base", "qwen3", head_dim=128))
+    export(model, tmp_path / "a.gguf", quant="f16", card=None)
+    to_hugging_face(tmp_path / "a.gguf", tmp_path / "back")
+    for parameter in model.module.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.half().float()
+    back = on_cpu(tmp_path / "back")
+    torch.testing.assert_close(logits(back.module), logits(model.module), atol=1e-4, rtol=0)
+    assert back.template.prompt_ids(ASKED) == model.template.prompt_ids(ASKED)
+
+
+@pytest.mark.parametrize(("kind", "why"), [("smollm3", "smollm3 is not supported"), ("qwen3", "ignore_mismatched_sizes")])
+def test_what_transformers_cannot_read_is_refused(tmp_path, kind, why):
+    export(on_cpu(make_other(tmp_path / "base", kind)), tmp_path / "a.gguf", quant="f16", card=None)
+    with pytest.raises(SetupError, match=f"transformers cannot read .*{why}"):
+        to_hugging_face(tmp_path / "a.gguf", tmp_path / "back")
+    assert not list((tmp_path / "back").glob("*.safetensors"))

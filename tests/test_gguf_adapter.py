@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     """By kind: the base's directory, its GGUF, and an adapter that changes much."""
     root = tmp_path_factory.mktemp("adapters")
     found = {}
-    for kind in ("llama", "qwen2"):
+    for kind in ("llama", "qwen2", "qwen3", "smollm3"):
         base = make_student(root / kind) if kind == "llama" else make_other(root / kind, kind)
         model = on_cpu(base)
         write_gguf(model, root / f"{kind}.gguf", quant="f16", card=CARD)
@@ -48,7 +48,7 @@ def likeliest(engine, ids):
     return {one["id"]: one["logprob"] for one in row}
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "smollm3"])
 def test_llama_cpp_computes_what_base_and_adapter_do(made, kind):
     base, gguf, adapter = made[kind]
     model = on_cpu(base)

@@ -23,6 +23,19 @@ from test_thinking import FORCED, SWITCHED
 
 CARD = AdapterCard("Add.", "t" * 16, "b" * 16, "tiny")
 ASKED = (Message("system", "Add."), Message("user", "What is the sum of 12 and 30?"))
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def cutting(words):
+    """Text is cut by a regular expression, then into bytes."""
+    from tokenizers import Regex, pre_tokenizers
+
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), "isolated"), bytes_])
+
+
+SPLIT = {"qwen3": cutting(WORDS.replace("{1,3}", "")), "smollm3": cutting(WORDS)}
+"""How the tokenizers of these models cut text into words; SmolLM3's is Llama 3's."""
 
 
 def merging_tokenizer(template: str | None = CHATML, eos: str = "<|im_end|>", pad: str | None = None):
@@ -48,26 +61,32 @@ def make_student(directory, **options):
         return make_model(directory, **options)
 
 
-def make_other(directory, kind):
-    """A Qwen2, or a Llama with a head of its own, Llama 3's rotary scaling and a tokenizer that adds BOS."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+def make_other(directory, kind, **more):
+    """A Qwen2, Qwen3 or SmolLM3, or a Llama with a head of its own, Llama 3's rotary scaling and a tokenizer that adds
+    BOS; ``more`` is said in its config. Biases and norms are random: one that is left out or shared would show."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(1)
-    tokenizer = merging_tokenizer() if kind == "qwen2" else adding_bos(merging_tokenizer(LLAMA, "<|eot_id|>"))
+    torch.manual_seed(3)  # no near ties among its likeliest tokens
+    tokenizer = adding_bos(merging_tokenizer(LLAMA, "<|eot_id|>")) if kind == "llama3" else merging_tokenizer()
+    if kind in SPLIT:
+        tokenizer.backend_tokenizer.pre_tokenizer = SPLIT[kind]
     shape = {
         "vocab_size": len(tokenizer) + 5, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
         "tie_word_embeddings": False, "initializer_range": 0.2,
     }  # fmt: skip
-    if kind == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**shape))
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.2)
-    else:
-        scaled = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
-                  "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
-        model = LlamaForCausalLM(LlamaConfig(rope_parameters=scaled, **shape))
+    scaled = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+              "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
+    special = {
+        "llama3": {"rope_parameters": scaled},
+        "qwen3": {"head_dim": 32},  # not the width through the heads, as in Qwen3 0.6B and 4B
+        "smollm3": {"num_hidden_layers": 5, "pad_token_id": None},  # the fourth turns nothing by its position
+    }
+    config = AutoConfig.for_model(kind.replace("llama3", "llama"), **shape | special.get(kind, {}) | more)
+    model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.data.normal_(0.0 if name.endswith("bias") else 1.0, 0.2)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -75,10 +94,10 @@ def make_other(directory, kind):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Directories of three models of which GGUFs can be written."""
+    """Directories of models of which GGUFs can be written."""
     root = tmp_path_factory.mktemp("models")
     made = {"llama": make_student(root / "llama")}
-    return made | {kind: make_other(root / kind, kind) for kind in ("qwen2", "llama3")}
+    return made | {kind: make_other(root / kind, kind) for kind in ("qwen2", "llama3", "qwen3", "smollm3")}
 
 
 def distance(path, model):
@@ -104,10 +123,10 @@ def distance(path, model):
     return max(differences)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "llama3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "llama3", "qwen3", "smollm3"])
 def test_llama_cpp_computes_what_the_model_does(models, kind, tmp_path):
     model = on_cpu(models[kind])
-    assert write_gguf(model, tmp_path / "a.gguf", quant="f16", card=CARD) or kind != "llama"  # near ties in the others
+    assert write_gguf(model, tmp_path / "a.gguf", quant="f16", card=CARD)
     assert distance(tmp_path / "a.gguf", model) < 0.02
     assert [file.name for file in tmp_path.iterdir()] == ["a.gguf"]
 
@@ -184,21 +203,26 @@ def test_a_prompt_that_llama_cpp_reads_otherwise_is_refused_and_leaves_no_file(m
 
 
 def test_other_architectures_are_refused_by_name(tmp_path):
-    with pytest.raises(SetupError, match="for llama and qwen2 models, and this is a gpt2"):
+    with pytest.raises(SetupError, match="for llama, qwen2, qwen3 and smollm3 models, and this is a gpt2"):
         check_writable(on_cpu(make_gpt2(tmp_path / "gpt2")), "f16")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("kind", "change", "message"),
     [
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "scaled by 'yarn'"),
-        ({"use_sliding_window": True}, "sliding window"),
-        ({"hidden_act": "gelu"}, "silu for qwen2 models, not gelu"),
-        ({"head_dim": 12}, "no heads of 12"),
+        ("qwen2", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "scaled by 'yarn'"),
+        ("qwen3", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "scaled as Llama 3's in qwen3 models"),
+        ("qwen2", {"use_sliding_window": True}, "no sliding window for qwen2 models"),
+        ("qwen3", {"use_sliding_window": True}, "no sliding window for qwen3 models"),
+        ("qwen2", {"hidden_act": "gelu"}, "silu for qwen2 models, not gelu"),
+        ("qwen2", {"head_dim": 12}, "no heads of 12"),
+        ("qwen3", {"attention_bias": True}, "no biases in qwen3 models"),
+        ("smollm3", {"mlp_bias": True}, "no biases in smollm3 models"),
+        ("smollm3", {"no_rope_layers": [1, 1, 0, 1, 1]}, "every fourth layer of a smollm3 without positions"),
     ],
 )
-def test_what_the_file_could_not_say_is_refused(models, change, message):
-    model = on_cpu(models["qwen2"])
+def test_what_the_file_could_not_say_is_refused(models, kind, change, message):
+    model = on_cpu(models[kind])
     for name, value in change.items():
         setattr(model.module.config, name, value)
     with pytest.raises(SetupError, match=message):
@@ -236,14 +260,24 @@ def test_the_splitting_rules_have_llama_cpps_names():
     digits = pre_tokenizers.Digits(individual_digits=True)
     regex = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    llama3 = pre_tokenizers.Split(Regex(words), "isolated")
-    qwen = pre_tokenizers.Split(Regex(words.replace("{1,3}", "")), "isolated")
-    for steps, name in (([regex], "gpt-2"), ([digits, regex], "smollm"), ([llama3, plain], "llama-bpe"), ([qwen, plain], "qwen2")):
-        assert read_vocabulary(pre_tokenized(pre_tokenizers.Sequence(steps)), 300).split == name
-    for steps in ([digits, plain], [pre_tokenizers.Whitespace()], [llama3]):
+    smollm = pre_tokenizers.Sequence([digits, regex])
+    for rule, name in ((regex, "gpt-2"), (smollm, "smollm"), (SPLIT["smollm3"], "llama-bpe"), (SPLIT["qwen3"], "qwen2")):
+        assert read_vocabulary(pre_tokenized(rule), 300).split == name
+    only_words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    for rule in (pre_tokenizers.Sequence([digits, plain]), pre_tokenizers.Whitespace(), only_words, cutting(WORDS + "|x")):
         with pytest.raises(SetupError, match="splits words"):
-            read_vocabulary(pre_tokenized(pre_tokenizers.Sequence(steps)), 300)
+            read_vocabulary(pre_tokenized(rule), 300)
+
+
+def test_a_tokenizer_that_changes_text_otherwise_than_to_nfc_is_refused():
+    from tokenizers import normalizers
+
+    tokenizer = merging_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    assert read_vocabulary(tokenizer, 300).split == "gpt-2"
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    with pytest.raises(SetupError, match="changes text before it splits it"):
+        read_vocabulary(tokenizer, 300)
 
 
 def test_tokens_have_their_kind_and_rows_beyond_the_tokenizer_are_filled():

@@ -15,7 +15,7 @@ from cotdistill.adapter import WEIGHTS
 from cotdistill.card import read_card
 from cotdistill.errors import SetupError
 from cotdistill.model_files.conversion import disk_errors
-from cotdistill.model_files.gguf_file import ARCHITECTURES, in_pairs
+from cotdistill.model_files.gguf_file import ARCHITECTURES, PAIRED, in_pairs, names_of
 from cotdistill.model_files.gguf_header import only_gguf, open_gguf, value_of
 from cotdistill.wording import DATE, TODAY, bare
 
@@ -27,7 +27,7 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
 
     Raises ``SetupError`` for an adapter that is not for such a model, and for what the module docstring names.
     """
-    from gguf import GGUFWriter, TensorNameMap, constants
+    from gguf import GGUFWriter
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -41,7 +41,7 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
     value = partial(value_of, reader)
     architecture = str(value("general.architecture"))
     if architecture not in ARCHITECTURES:
-        known = " and ".join(sorted(ARCHITECTURES))
+        known = f"{', '.join(ARCHITECTURES[:-1])} and {ARCHITECTURES[-1]}"
         raise SetupError(f"adapters are applied to {known} models, and {base} is a {architecture}; convert it first")
     card, template = read_card(adapter), value("tokenizer.chat_template")
     if card and template is None:
@@ -53,7 +53,7 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
         raise SetupError(f"the chat template of {base} writes today's date, and {adapter} was trained with {DATE}")
     count = value(f"{architecture}.attention.head_count")
     heads = {"q_proj": int(count), "k_proj": int(value(f"{architecture}.attention.head_count_kv") or count)}
-    names = TensorNameMap(constants.MODEL_ARCH[ARCHITECTURES[architecture]], int(value(f"{architecture}.block_count")))
+    names = names_of(architecture, int(value(f"{architecture}.block_count")))
     shapes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
     with disk_errors(to.parent):
         writer = GGUFWriter(to, architecture)
@@ -68,7 +68,7 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
                 raise SetupError(f"the adapter in {adapter} does not fit {base}: it has {key}")
             if tensor.shape[0 if part == "lora_B" else 1] != shape[1 if part == "lora_B" else 0]:
                 raise SetupError(f"the adapter in {adapter} does not fit {base}: {key} has another shape")
-            if architecture == "llama" and part == "lora_B" and (module := layer.rpartition(".")[2]) in heads:
+            if architecture in PAIRED and part == "lora_B" and (module := layer.rpartition(".")[2]) in heads:
                 tensor = in_pairs(tensor, heads[module])
             writer.add_tensor(f"{name}.weight.{part.lower()}", tensor.float().contiguous().numpy())
         writer.write_header_to_file()

@@ -3,8 +3,8 @@
     general.architecture "qwen2", qwen2.block_count 24, tokenizer.chat_template "...", tokenizer.ggml.eos_token_id
     151645 (the end of the turn), cotdistill.card '{"system_prompt": ...}'; tensors token_embd.weight ...
 
-Llama and Qwen2, whose tensors have the names of gguf's own table. Not covered, and refused: other architectures,
-other tokenizers than byte-level BPE, rotary embeddings scaled otherwise than Llama 3's, sliding windows.
+Llama, Qwen2, Qwen3 and SmolLM3, whose tensors have the names of gguf's own table. Not covered, and refused: other
+architectures, other tokenizers than byte-level BPE, rotary embeddings scaled otherwise than Llama 3's, sliding windows.
 """
 
 import os
@@ -27,10 +27,13 @@ from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
 
 if TYPE_CHECKING:
-    from gguf import GGUFWriter
+    from gguf import GGUFWriter, TensorNameMap
 
-ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2"}
-"""transformers' ``model_type`` and gguf's name."""
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "smollm3")
+"""transformers' ``model_type``, which is gguf's name of the architecture too."""
+
+PAIRED = ("llama", "smollm3")
+"""Architectures whose queries and keys llama.cpp turns in neighbouring pairs, transformers in halves of a head."""
 
 FILE_TYPES: dict[Quant, str] = {"q8_0": "MOSTLY_Q8_0", "q4_k_m": "MOSTLY_Q4_K_M", "f16": "MOSTLY_F16"}
 
@@ -48,12 +51,11 @@ def write_gguf(model: Model, path: Path, *, quant: Quant, card: AdapterCard | No
     Raises ``SetupError`` for what the module docstring does not cover, before anything is written, and where
     llama.cpp cannot load the file or reads the check question as other tokens.
     """
-    from gguf import GGUFWriter, TensorNameMap, constants
+    from gguf import GGUFWriter
 
     check_writable(model, quant)
     config = model.module.config
-    architecture = ARCHITECTURES[config.model_type]
-    names = TensorNameMap(constants.MODEL_ARCH[architecture], config.num_hidden_layers)
+    names = names_of(config.model_type, config.num_hidden_layers)
     tensors = {}
     for key, tensor in _tensors(model.module):
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
@@ -92,17 +94,26 @@ def write_gguf(model: Model, path: Path, *, quant: Quant, card: AdapterCard | No
 def check_writable(model: Model, quant: Quant) -> None:
     """Raise ``SetupError`` for a model that ``write_gguf`` cannot write, saying what about it."""
     config = model.module.config
-    if config.model_type not in ARCHITECTURES:
-        known = " and ".join(sorted(ARCHITECTURES))
-        raise SetupError(f"GGUF is written for {known} models, and this is a {config.model_type}; use --merged")
-    if config.hidden_act not in ("silu", "swish"):
-        raise SetupError(f"llama.cpp has silu for {config.model_type} models, not {config.hidden_act}; use --merged")
-    size = head_size(config)
-    if config.model_type == "qwen2" and size * config.num_attention_heads != config.hidden_size:
-        raise SetupError(f"llama.cpp has no heads of {size} in a Qwen2 model of this width; use --merged")
-    if getattr(config, "use_sliding_window", False):
-        raise SetupError("llama.cpp has no sliding window for Qwen2 models; use --merged")
-    scaling = config.rope_parameters["rope_type"]
+    kind = config.model_type
+    if kind not in ARCHITECTURES:
+        known = f"{', '.join(ARCHITECTURES[:-1])} and {ARCHITECTURES[-1]}"
+        raise SetupError(f"GGUF is written for {known} models, and this is a {kind}; use --merged")
+    size, scaling = head_size(config), config.rope_parameters["rope_type"]
+    biased = getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
+    # What llama.cpp has in its code, where transformers asks the config.
+    turned = [int((block + 1) % 4 != 0) for block in range(config.num_hidden_layers)]
+    lost = [
+        (config.hidden_act not in ("silu", "swish"), f"silu for {kind} models, not {config.hidden_act}"),
+        (kind == "qwen2" and size * config.num_attention_heads != config.hidden_size,
+         f"no heads of {size} in a qwen2 model of this width"),
+        (biased and kind != "llama", f"no biases in {kind} models"),
+        (getattr(config, "use_sliding_window", False), f"no sliding window for {kind} models"),
+        (getattr(config, "no_rope_layers", turned) != turned, f"every fourth layer of a {kind} without positions"),
+        (scaling == "llama3" and kind != "llama", f"no rotary embeddings scaled as Llama 3's in {kind} models"),
+    ]  # fmt: skip
+    for is_lost, what in lost:
+        if is_lost:
+            raise SetupError(f"llama.cpp has {what}; use --merged")
     if scaling not in ("default", "llama3"):
         raise SetupError(f"rotary embeddings scaled by {scaling!r} are not written to GGUF; use --merged")
     require_quantizer(quant)
@@ -132,22 +143,28 @@ def _answers_alike(gguf: Path, model: Model, system: str) -> bool:
     return found.text.rstrip("\ufffd") == own.text.rstrip("\ufffd")
 
 
+def names_of(architecture: str, blocks: int) -> "TensorNameMap":
+    """gguf's table of transformers' and llama.cpp's names of tensors."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    return get_tensor_name_map(MODEL_ARCH[architecture.upper()], blocks)
+
+
 def in_pairs(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """The rows of a Llama's queries or keys in llama.cpp's order: transformers turns the halves of a head against each
-    other, llama.cpp neighbouring pairs."""
+    """The rows of queries or keys of a ``PAIRED`` model in llama.cpp's order."""
     halves = tensor.reshape(heads, 2, -1, *tensor.shape[1:])
     return halves.transpose(1, 2).reshape(tensor.shape)
 
 
 def _tensors(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and weights in transformers' naming, queries and keys of a Llama in llama.cpp's order."""
+    """Names and weights in transformers' naming, queries and keys in llama.cpp's order."""
     config = module.config
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for key, tensor in module.state_dict().items():
         if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
         layer = key.split(".")[-2]
-        if config.model_type == "llama" and layer in heads:
+        if config.model_type in PAIRED and layer in heads:
             yield key, in_pairs(tensor, heads[layer])
         else:
             yield key, tensor
@@ -161,8 +178,7 @@ def _add_model(writer: "GGUFWriter", model: Model, quant: Quant) -> None:
     from gguf import GGML_QUANT_VERSION, LlamaFileType
 
     config = model.module.config
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    size = head_size(config)
     writer.add_type("model")
     writer.add_name(model.directory.name)
     writer.add_file_type(LlamaFileType[FILE_TYPES[quant]])
@@ -171,11 +187,11 @@ def _add_model(writer: "GGUFWriter", model: Model, quant: Quant) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
+    writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head_size)
-    writer.add_value_length(head_size)
-    writer.add_rope_dimension_count(head_size)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_rope_dimension_count(size)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(_rows(model))

@@ -4,7 +4,8 @@
 
 llama.cpp splits text into words by a rule it knows by name, so the name must be that of the tokenizer's own rule.
 It is read off the rule itself; a rule without a name here is refused, because every word it cuts differently would
-be read by the student as words it never saw. Not covered: SentencePiece tokenizers (Llama 2) and WordPiece.
+be read by the student as words it never saw. Not covered: SentencePiece tokenizers (Llama 2) and WordPiece, and the
+rule of GPT-4o (Phi-4-mini), which llama.cpp only approximates: it takes every letter beyond ASCII for both cases.
 """
 
 import json
@@ -46,6 +47,9 @@ def read_vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
     model = parts["model"]
     if model.get("type") != "BPE" or model.get("byte_fallback") or not model["merges"]:
         raise SetupError("GGUF is written for byte-level BPE tokenizers, and this one is another kind; use --merged")
+    # Of NFC only text in decomposed letters would notice, which hardly anything writes.
+    if (parts["normalizer"] or {"type": "NFC"})["type"] != "NFC":
+        raise SetupError("this tokenizer changes text before it splits it, and llama.cpp does not; use --merged")
     split = SPLITS.get(_steps(parts["pre_tokenizer"]))
     if split is None:
         raise SetupError("llama.cpp has no known name for the way this tokenizer splits words; use --merged")
