@@ -357,6 +357,21 @@ def test_llama_3_turns_keep_their_preamble_and_a_bos_that_nobody_else_adds():
     assert turns.go(start=False) == turn
 
 
+def test_what_a_template_writes_after_the_system_prompt_stays():
+    closed = CHATML.replace("<|im_end|>", "{% if message['role'] == 'system' %} Solve.{% endif %}<|im_end|>", 1)
+    turns = turns_of(template_of(closed))
+    assert (turns.preamble, turns.closing) == ("", " Solve.")
+    assert '{{ .Content }}{{ if eq .Role "system" }} Solve.{{ end }}<|im_end|>' in turns.go(start=False)
+
+
+def test_without_a_system_prompt_a_template_that_writes_its_own_gets_no_modelfile():
+    own = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nI am Q.<|im_end|>\n{% endif %}" + CHATML
+    assert "I am Q." not in modelfile("s.gguf", template_of(own), CARD, context=512, adds_bos=False)
+    for card in (None, AdapterCard("", "", "", "")):
+        with pytest.raises(SetupError, match="there is no system prompt"):
+            modelfile("s.gguf", template_of(own), card, context=512, adds_bos=False)
+
+
 def test_a_sample_is_rendered_as_the_chat_template_does():
     for template in (CHATML, LLAMA):
         rendered = make_tokenizer(template).apply_chat_template(
