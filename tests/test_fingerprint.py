@@ -17,13 +17,13 @@ COUNTED = {
         "few_shot": "few_shot", "load_in_4bit": "load_in_4bit", "trust_remote_code": "trust_remote_code",
         # Steps after the first count from when they were begun.
         "escalate": "escalate", "escalate_temperature": "escalate", "escalate_max_new_tokens": "escalate",
-        "second_teacher": "second_teacher", "hint": "hint",
+        "second_teacher": "second_teacher", "hint": "hint", "extra_body": "model",
     },
     "evaluate": {
         "base_model": "model", "teacher_model": "model", "engine": "model", "lora_model": "adapter",
         "max_new_tokens": "sampling", "system_prompt": "system_prompt", "load_in_4bit": "load_in_4bit",
         "trust_remote_code": "trust_remote_code", "num_samples": "num_samples", "temperature": "sampling",
-        "few_shot": "few_shot", "thinking": "sampling",
+        "few_shot": "few_shot", "thinking": "sampling", "extra_body": "model",
     },
     "train": {
         "student_model": "student", "system_prompt": "system_prompt", "load_in_4bit": "load_in_4bit",
@@ -64,7 +64,8 @@ def test_a_harmless_name_is_the_last_part_of_a_key_and_may_belong_to_one_stage()
     for stage, key in [
         ("train", "batch_size"), ("questions", "limit"), ("generate", "sampling.temperature"), ("generate", "seed"),
         ("generate", "model"), ("generate", "sampling.max_new_tokens"), ("generate", "system_prompt"),
-        ("generate", "title.model"), ("train", "learning_rate"), ("generate", "few_shot_hash"),
+        ("generate", "title.model"), ("generate", "model.extra_body.timeout"),
+        ("evaluate/teacher", "model.extra_body.chat_template_kwargs.cache"), ("train", "learning_rate"), ("generate", "few_shot_hash"),
     ]:  # fmt: skip
         assert not is_harmless(stage, key), (stage, key)
 

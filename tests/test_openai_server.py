@@ -412,6 +412,28 @@ def test_a_server_that_knows_the_limit_by_its_new_name_is_told_it():
         assert ["max_tokens" in body for body in server.bodies] == [True, False, False, False]
 
 
+EXTRA = {"chat_template_kwargs": {"enable_thinking": True}, "top_k": 20}
+
+
+def test_what_the_user_adds_is_in_every_request_beside_what_we_send():
+    with ServerDouble() as server:
+        ask(engine_on(server), 2)
+        plain = {json.dumps(body, sort_keys=True) for body in server.bodies}
+        ask(engine_on(server, extra_body=EXTRA), 2)
+        assert [{name: body.pop(name) for name in EXTRA} for body in server.bodies[2:]] == [EXTRA] * 2
+        assert {json.dumps(body, sort_keys=True) for body in server.bodies[2:]} == plain
+
+
+def test_a_server_that_does_not_take_what_the_user_adds_says_so_itself():
+    def strict(body):
+        return fails(400, "Unknown parameter: 'top_k'.") if "top_k" in body else None
+
+    with ServerDouble(by_body=strict) as server:
+        with pytest.raises(SetupError, match=r"2 failed requests in a row.*Unknown parameter: 'top_k'"):
+            ask(engine_on(server, extra_body=EXTRA, concurrency=1, max_failures=2), 5)
+        assert all("top_k" in body for body in server.bodies)
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_setting_that_the_model_does_not_take_is_left_out_and_said_once(caplog, concurrency):
     def thinks(body):
@@ -526,7 +548,8 @@ def write_questions(tmp_path: Path, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("concurrency", 32), ("timeout", 5.0), ("api_key_env", "K"), ("api_key_file", Path("k")), ("price_prompt", 2.0)],
+    [("concurrency", 32), ("timeout", 5.0), ("api_key_env", "K"), ("api_key_file", Path("k")), ("price_prompt", 2.0),
+     ("extra_body", "{}")],
 )
 def test_flags_of_a_server_need_one(flag, value):
     given = {"concurrency": 16, "timeout": 600.0, "api_key_env": None, "api_key_file": None}
@@ -565,6 +588,40 @@ def test_a_key_is_sent_and_never_written(tmp_path):
     assert b"t.manifest.json" in written
     assert KEY.encode() not in written
     assert KEY not in "".join(said)
+
+
+def test_traces_made_with_another_extra_body_are_not_gone_on_with(tmp_path):
+    write_questions(tmp_path, 2)
+    with ServerDouble(models=["m"]) as server:
+        for given, code, said in (
+            ('{"top_k": 20}', 0, ""),
+            ('{"top_k": 40}', 1, "model.extra_body.top_k: 20 -> 40"),
+        ):
+            process = generate(tmp_path, server, "--extra_body", given)
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == code, err
+            assert said in " ".join(err.split())
+        assert [body["top_k"] for body in server.bodies] == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("top_k=20", "--extra_body is not a JSON object"), ("[1]", "--extra_body is not"), ('{"temperature": 1}', "must not hold")],
+)
+def test_an_extra_body_that_cannot_be_meant_is_a_usage_error(given, said):
+    with pytest.raises(UsageError, match=said):
+        server_of(["http://a/v1"], 16, 600.0, None, None, extra_body=given)
+
+
+def test_the_servers_key_in_an_extra_body_is_refused_before_anything_is_written(tmp_path):
+    write_questions(tmp_path, 1)
+    with ServerDouble(models=["m"], key=KEY) as server:
+        named = json.dumps({"user": f"me:{KEY}"})
+        process = generate(tmp_path, server, "--extra_body", named, "--api_key_env", "MY_KEY", MY_KEY=KEY)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "extra_body holds the server's API key" in err
+    assert KEY.encode() not in everything_written(tmp_path) + err.encode()
 
 
 def test_the_teacher_of_an_evaluation_may_be_on_a_server(tmp_path, capsys):
@@ -655,6 +712,11 @@ def test_ctrl_c_ends_generation_soon_and_keeps_whole_rows_only(tmp_path):
         ({"base_url": "http://a/v1", "timeout": 0}, "timeout"),
         ({"base_url": "http://a/v1", "concurrency": 0}, "concurrency must be at least 1"),
         ({"base_url": "http://a/v1", "price_prompt": -1}, "price"),
+        ({"base_url": "http://a/v1", "extra_body": {"top_k": 2, "seed": 1, "n": 2}}, "extra_body must not hold n, seed"),
+        ({"base_url": "http://a/v1", "extra_body": {"api_key": "hunter2"}}, r"extra_body\.api_key looks like a secret"),
+        ({"base_url": "http://a/v1", "extra_body": {"a": [{"Authorization": "hunter2"}]}}, "looks like a secret"),
+        ({"base_url": "http://a/v1", "extra_body": {"user": "sk-hunter2"}}, r"extra_body\.user looks like a secret"),
+        ({"base_url": "http://a/v1", "extra_body": [1]}, "object"),
     ],
 )
 def test_a_server_that_cannot_be_meant_is_refused_without_a_secret_in_the_sentence(server, said):

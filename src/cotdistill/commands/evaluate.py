@@ -37,6 +37,7 @@ def evaluate(
     timeout: o.Timeout = 600.0,
     api_key_env: o.ApiKeyEnv = None,
     api_key_file: o.ApiKeyFile = None,
+    extra_body: o.ExtraBody = None,
     system_prompt: Annotated[
         str | None, typer.Option("--system_prompt", help="Default: the one the adapter was trained with.")
     ] = None,
@@ -75,7 +76,7 @@ def evaluate(
         raise UsageError(f"--output_file is the test file {test_file}; name another one")
     if base_url and not teacher_model:
         raise UsageError("--base_url is the teacher's server: --teacher_model says what it calls the model")
-    server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file)
+    server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file, extra_body=extra_body)
     with o.usage():
         Models(teacher_model or base_model, "", engine_name(engine), server=server, workers=workers)
         Evaluate(num_samples=num_samples, temperature=temperature)

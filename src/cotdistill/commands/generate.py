@@ -69,6 +69,7 @@ def generate(
     api_key_file: o.ApiKeyFile = None,
     price_prompt: o.PricePrompt = None,
     price_completion: o.PriceCompletion = None,
+    extra_body: o.ExtraBody = None,
     system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
     few_shot: Annotated[
         Path | None, typer.Option("--few_shot", help="Worked examples for the teacher's prompt (JSON Lines).")
@@ -120,7 +121,9 @@ def generate(
         raise UsageError("--escalate_max_new_tokens is about the samples of --escalate N")
     if thinking and base_url:
         raise UsageError("--thinking is for a teacher that runs here; a server is told with --extra_body")
-    server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file, price_prompt, price_completion)
+    server = o.server_of(
+        base_url, concurrency, timeout, api_key_env, api_key_file, price_prompt, price_completion, extra_body
+    )
     with o.usage():
         models = Models(
             teacher_model, "", engine_name(engine), trust_remote_code, load_in_4bit, server, second_teacher,

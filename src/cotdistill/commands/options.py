@@ -62,6 +62,10 @@ PricePrompt = Annotated[float | None, typer.Option("--price_prompt", help="Price
 PriceCompletion = Annotated[
     float | None, typer.Option("--price_completion", help="Price of a million completion tokens.")
 ]
+ExtraBody = Annotated[
+    str | None,
+    typer.Option("--extra_body", help="JSON object that goes into every request to a server."),
+]
 
 
 def server_of(
@@ -72,13 +76,14 @@ def server_of(
     api_key_file: Path | None,
     price_prompt: float | None = None,
     price_completion: float | None = None,
+    extra_body: str | None = None,
 ) -> Server | None:
     """The server that the flags describe, if any. Raises ``UsageError`` for flags that cannot be right, or have no
     server to be about."""
     given: dict[str, Any] = {
         "concurrency": concurrency, "timeout": timeout, "api_key_env": api_key_env,
         "api_key_file": str(api_key_file) if api_key_file else None, "price_prompt": price_prompt,
-        "price_completion": price_completion,
+        "price_completion": price_completion, "extra_body": _json_object("--extra_body", extra_body),
     }  # fmt: skip
     if base_url:
         with usage():
@@ -87,6 +92,13 @@ def server_of(
         if given.get(field.name, field.default) != field.default:
             raise UsageError(f"--{field.name} is about a server: say which with --base_url")
     return None
+
+
+def _json_object(flag: str, text: str | None) -> dict[str, Any] | None:
+    try:
+        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UsageError(f"{flag} is not a JSON object ({error}); write it as '{{\"top_k\": 20}}'") from None
 
 
 @contextmanager

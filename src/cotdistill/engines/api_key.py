@@ -10,8 +10,10 @@ import os
 from pathlib import Path
 from typing import NoReturn, Self
 
+import msgspec
+
 from cotdistill.engines.server import DEFAULT_KEY_ENV, Server, is_loopback
-from cotdistill.errors import SetupError
+from cotdistill.errors import SetupError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -85,3 +87,16 @@ def key_for(server: Server) -> ApiKey | None:
         )  # fmt: skip
         return None
     return ApiKey.of_environment(DEFAULT_KEY_ENV)
+
+
+def refuse_written_key(server: Server) -> None:
+    """Raise ``UsageError`` where the server's key stands in ``extra_body``, which manifests repeat. That there is no
+    key is said when one is needed."""
+    try:
+        file, name = server.api_key_file, server.api_key_env or DEFAULT_KEY_ENV
+        key = ApiKey.of_file(file) if file else ApiKey.of_environment(name)
+    except SetupError:
+        return
+    written = msgspec.json.encode(server.extra_body).decode()
+    if key.hide_in_answer(written) != written:
+        raise UsageError("extra_body holds the server's API key, and would be written into manifests; take it out")

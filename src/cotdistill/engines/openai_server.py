@@ -1,8 +1,8 @@
 """Ask any OpenAI-compatible server: vLLM, SGLang, llama-server, Ollama, DeepSeek, OpenAI.
 
-Only parameters that nearly all of them know are sent (see ``dialect``), so what a server is started with can still
-change how it samples; vLLM takes penalties from the model's generation config unless it runs with
-``--generation-config vllm``.
+Only parameters that nearly all of them know are sent (see ``dialect``), and the user's ``extra_body``, so what a server
+is started with can still change how it samples; vLLM takes penalties from the model's generation config unless it runs
+with ``--generation-config vllm``.
 
 Every sample of a question is a request of its own with a seed of its own, so that it can fail, be written down and be
 asked again alone. The parameter ``n`` would ask for all at once, and gain little: vLLM, SGLang and llama-server keep
@@ -159,7 +159,9 @@ class OpenAIServerEngine:
             "stream": False,
         }
         body |= {"seed": sampling.seed_of(request)} if sampling.do_sample else {}
-        return msgspec.json.encode({name: value for name, value in body.items() if name not in self._dialect.without})
+        taken = {name: value for name, value in body.items() if name not in self._dialect.without}
+        # What the user adds is never left out: a server that does not take it says so.
+        return msgspec.json.encode({**taken, **(self._server.extra_body or {})})
 
     def _checked(self, reply: Reply) -> Reply:
         """The reply, without the key in it. Raises ``SetupError`` where another model than before wrote it."""

@@ -11,9 +11,12 @@ variable or of a file.
 
 import ipaddress
 import re
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+
+from cotdistill.engines.extra_body import check_extra
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 
@@ -23,7 +26,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``timeout`` is the most seconds one request may take from beginning to end, ``retries`` how often it is made
     again. After ``max_failures`` requests in a row that failed for good, the work stops. Prices are per million
-    tokens. Raises ``ValueError`` for an address that cannot be right or that holds a password.
+    tokens. ``extra_body`` goes into every request for text. Raises ``ValueError`` for an address that cannot be right
+    or that holds a password.
     """
 
     base_url: str | tuple[str, ...]
@@ -35,6 +39,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_file: str | None = None
     price_prompt: float | None = None
     price_completion: float | None = None
+    extra_body: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.urls:
@@ -55,6 +60,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         # What is written here lands in files; a key put in the wrong place must not, not even in this sentence.
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("api_key_env must be the name of an environment variable, not a key")
+        check_extra(self.extra_body or {})
 
     @property
     def urls(self) -> tuple[str, ...]:

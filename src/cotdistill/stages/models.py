@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from cotdistill.asking.hint import HINT
 from cotdistill.download import local_model
 from cotdistill.engines import Engine
+from cotdistill.engines.api_key import refuse_written_key
 from cotdistill.engines.opening import find_gguf, open_engine
 from cotdistill.engines.server import Server
 from cotdistill.identity import model_hash
@@ -42,9 +44,12 @@ def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question
     )  # fmt: skip
 
 
-def identify(model: str, *, gguf: bool, server: Server | None = None) -> dict[str, str]:
+def identify(model: str, *, gguf: bool, server: Server | None = None) -> dict[str, Any]:
     """What a manifest says of a model: its name and the hash of its files; pulls a catalogue model if need be.
-    A server's model has a name only."""
+    A server's model has a name only, and what is added to each request to it."""
+    if server and server.extra_body:
+        refuse_written_key(server)
+        return {"name": model, "hash": "", "extra_body": server.extra_body}
     if server:
         return {"name": model, "hash": ""}
     path = find_gguf(model) or local_model(model, want="gguf" if gguf else "hf")

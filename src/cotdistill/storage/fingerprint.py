@@ -70,6 +70,8 @@ def differing(old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[
 def is_harmless(stage: str, key: str) -> bool:
     """Whether a change of this dotted setting leaves what the stage made valid. ``evaluate/base`` is a part of
     the stage ``evaluate``."""
+    if ".extra_body." in key:  # a server's setting, whatever its name means here
+        return False
     name = key.rpartition(".")[2]
     kind = re.split(r"\W", stage, maxsplit=1)[0]
     return name in HARMLESS or f"{name}@{kind}" in HARMLESS
