@@ -111,8 +111,6 @@ def test_a_json_array_alpaca_and_messages_rows_load(tmp_path: Path) -> None:
     turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "2?"},
-        {"role": "assistant", "content": "one"},
-        {"role": "user", "content": "Really?"},
         {"role": "assistant", "content": "It is\n#### 2"},
     ]
     alpaca = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
@@ -123,6 +121,16 @@ def test_a_json_array_alpaca_and_messages_rows_load(tmp_path: Path) -> None:
         ("Say 4.", "4"),
         ("2?", "2"),
     ]
+
+
+@pytest.mark.parametrize(
+    "roles", [["user", "assistant", "user", "assistant"], ["user", "user", "assistant"], ["assistant", "user"], []]
+)
+def test_a_conversation_of_more_than_one_exchange_has_no_gold_to_guess(tmp_path: Path, roles: list[str]) -> None:
+    turns = [{"role": "system", "content": "s"}, *({"role": role, "content": f"{i}"} for i, role in enumerate(roles))]
+    told = ", ".join(map(repr, roles)) or "none"
+    with pytest.raises(DataError, match=rf"q\.jsonl:2: its turns \({told}\) are not one question and its answer"):
+        load(tmp_path, lines({"question": "1?"}, {"messages": turns}))
 
 
 def test_csv_loads_with_quotes_line_breaks_and_a_bom(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     {"question": "What is 15% of 240?", "answer": "36", "id": "q1a2", "category": "percent"}
 
 Files are the user's: JSON Lines, a JSON array, CSV or Parquet, with extra keys left alone; rows in the Alpaca
-shape (``instruction``, ``input``, ``output``) or with chat ``messages`` are read too.
+shape (``instruction``, ``input``, ``output``) or with chat ``messages`` are read too (see ``exchange``).
 """
 
 import csv
@@ -13,11 +13,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from cotdistill.errors import DataError, SetupError, UsageError
+from cotdistill.exchange import exchange_in
 from cotdistill.shown import first_of
 
 
@@ -217,18 +217,15 @@ def _question(where: str, row: dict[str, object], question_key: str, answer_key:
 
 
 def _asked(where: str, row: dict[str, object], question_key: str, answer_key: str) -> tuple[object, object]:
-    """Question and answer of a row, in whichever of the three shapes it has."""
+    """Question and answer of a row, under their keys or in another shape."""
     if row.get(question_key) is not None:
         return row[question_key], row.get(answer_key)
-    if question_key == "question" and isinstance(row.get("instruction"), str):
-        asked = [str(part) for part in (row["instruction"], row.get("input")) if part]
-        return "\n\n".join(asked), row.get("output")
-    if question_key == "question" and isinstance(messages := row.get("messages"), list):
-        turns: list[Any] = [turn for turn in messages if isinstance(turn, dict)]
-        asked = [turn.get("content") for turn in turns if turn.get("role") == "user"]
-        told = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
-        if asked:
-            return asked[0], told[-1] if told else None
+    try:
+        found = exchange_in(row) if question_key == "question" else None
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    if found:
+        return found.question, found.answer
     keys = ", ".join(ascii(key) for key in list(row)[:8]) or "none"
     raise DataError(f"{where}: no {question_key!r} in this row (its keys: {keys}); add it or use --question_key")
 
