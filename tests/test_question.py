@@ -107,19 +107,21 @@ def test_bom_crlf_blank_lines_and_line_separators_inside_text_are_tolerated(tmp_
     assert [question.text for question in load(tmp_path, content).rows] == ["1?", "a\u2028b\u0085c"]
 
 
-def test_a_json_array_alpaca_and_messages_rows_load(tmp_path: Path) -> None:
+def test_a_json_array_alpaca_messages_and_prompt_completion_rows_load(tmp_path: Path) -> None:
     turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "2?"},
         {"role": "assistant", "content": "It is\n#### 2"},
     ]
     alpaca = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
-    rows = [alpaca, {"instruction": "Say 4.", "input": "", "output": "4"}, {"messages": turns}]
+    pair = {"prompt": "5?", "completion": [{"role": "assistant", "content": "5"}]}
+    rows = [alpaca, {"instruction": "Say 4.", "input": "", "output": "4"}, {"messages": turns}, pair]
     loaded = load(tmp_path, json.dumps(rows, indent=1), "q.json").rows
     assert [(question.text, question.gold) for question in loaded] == [
         ("Add.\n\n1 and 2", "3"),
         ("Say 4.", "4"),
         ("2?", "2"),
+        ("5?", "5"),
     ]
 
 

@@ -87,6 +87,47 @@ def test_a_hand_made_file_needs_only_question_and_reasoning_or_cot(verify):
     assert summary["teach"] == 1
 
 
+def said(*turns: tuple[str, str], **more: str) -> list[dict]:
+    made_of = [{"role": role, "content": text} for role, text in turns]
+    return [*made_of[:-1], {**made_of[-1], **more}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": said(("system", "Be brief."), ("user", A), ("assistant", RIGHT))},
+        {"messages": said(("user", A), ("assistant", RIGHT), reasoning_content="Hm.")},
+        {"messages": said(("user", A), ("assistant", RIGHT), reasoning="Hm.")},
+        {"prompt": A, "completion": RIGHT},
+        {"prompt": said(("system", "s"), ("user", A)), "completion": said(("assistant", RIGHT), reasoning="Hm.")},
+        {"instruction": A, "input": "", "output": RIGHT},
+    ],
+)
+def test_a_hand_made_file_may_have_the_rows_of_other_programs(tmp_path, row):
+    path = write(tmp_path / "t.jsonl", {**row, "answer": "36"})
+    with TraceFile(path) as file:
+        [group] = file.groups()
+    assert (group.question.text, group.question.gold) == (A, "36")
+    assert [trace.reasoning for trace in group.traces] == [RIGHT]
+    assert group.traces[0].thinking == ("Hm." if "Hm." in str(row) else None)
+    assert [text for _, _, text in load_dataset(path, tmp_path / "none.jsonl").pairs] == [RIGHT]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": said(("user", A), ("assistant", "1"), ("user", B), ("assistant", "2"))}, "not one question and its"),
+        ({"messages": said(("user", A))}, "nor an answer as text"),
+        ({"prompt": A, "completion": said(("assistant", "1"), ("user", "No."), ("assistant", "2"))}, "not one question"),
+        ({"prompt": A}, "no `question`"),
+    ],
+)
+def test_a_row_of_another_program_that_is_no_trace_is_refused_by_its_line(tmp_path, row, reason):
+    path = write(tmp_path / "t.jsonl", made(B, RIGHT), row)
+    with pytest.raises(DataError, match=rf"t\.jsonl:2: not a trace: .*{reason}"):
+        TraceFile(path)
+
+
 @pytest.mark.parametrize("key", [{"id": "a"}, {}])
 def test_gold_is_found_by_question_id_or_by_text_whatever_its_spacing(verify, key):
     write(Path("q.jsonl"), {"question": A, "answer": "work\n#### 36", **key}, {"question": B, "answer": 49})

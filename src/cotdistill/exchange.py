@@ -2,6 +2,7 @@
 
     {"instruction": "Add.", "input": "1 and 2", "output": "3"}
     {"messages": [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "It is 2."}]}
+    {"prompt": "2?", "completion": "It is 2."}           (or a list of messages each)
 
 A system turn is passed over: every model here is asked with one system prompt, that of the settings.
 """
@@ -12,10 +13,12 @@ import msgspec
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """Both as they stand in the row; ``answer`` is None where there is none."""
+    """What stands in the row, whatever its type; None where there is nothing. ``thinking`` is what a server's reply
+    calls ``reasoning_content`` or ``reasoning``."""
 
     question: object
     answer: object
+    thinking: object = None
 
 
 def exchange_in(row: Mapping[str, object]) -> Exchange | None:
@@ -26,6 +29,8 @@ def exchange_in(row: Mapping[str, object]) -> Exchange | None:
         return Exchange("\n\n".join(asked), row.get("output"))
     if isinstance(messages := row.get("messages"), list):
         return _of(messages)
+    if row.get("prompt") is not None and row.get("completion") is not None:
+        return _of([*_turns("user", row["prompt"]), *_turns("assistant", row["completion"])])
     return None
 
 
@@ -35,4 +40,10 @@ def _of(messages: Sequence[object]) -> Exchange:
     if roles not in (["user"], ["user", "assistant"]):
         told = ", ".join(ascii(role) for role in roles[:6]) or "none"
         raise ValueError(f"its turns ({told}) are not one question and its answer; keep one of each, 'user' first")
-    return Exchange(turns[0].get("content"), turns[1].get("content") if turns[1:] else None)
+    answer = turns[1] if turns[1:] else {}
+    thinking = answer.get("reasoning_content") or answer.get("reasoning")
+    return Exchange(turns[0].get("content"), answer.get("content"), thinking)
+
+
+def _turns(role: str, written: object) -> list[object]:
+    return written if isinstance(written, list) else [{"role": role, "content": written}]

@@ -3,7 +3,8 @@
     {"question": "What is 15% of 240?", "answer": "36", "id": "q1a2", "category": "percent"}
 
 Files are the user's: JSON Lines, a JSON array, CSV or Parquet, with extra keys left alone; rows in the Alpaca
-shape (``instruction``, ``input``, ``output``) or with chat ``messages`` are read too (see ``exchange``).
+shape (``instruction``, ``input``, ``output``), with chat ``messages``, or with ``prompt`` and ``completion`` are read
+too (see ``exchange``).
 """
 
 import csv

@@ -4,6 +4,8 @@ A hand-made row needs only the question and the reasoning (or ``cot``); its gold
 
     {"question": "What is 15% of 240?", "reasoning": "0.15 * 240 = 36.\\nFinal Answer: 36"}
 
+or, for those two, one exchange in any of the shapes of ``exchange``.
+
 Traces of one question may be apart in the file. Opening reads it once and keeps where each row begins and whose
 it is (some 60 bytes a row and 50 a question); ``groups`` then reads the rows of one question after those of another.
 """
@@ -21,6 +23,7 @@ import msgspec
 
 from cotdistill.answer import gold_part
 from cotdistill.errors import DataError
+from cotdistill.exchange import exchange_in
 from cotdistill.question import Question, content_id, json_fault
 from cotdistill.storage.disk import cannot
 from cotdistill.storage.keys import Keys
@@ -205,11 +208,13 @@ class TraceFile:
 def trace_of(row: dict[str, Any]) -> Trace:
     """A row as a trace; ids that it lacks are hashes of its content. Raises ValueError for one that is none."""
     reasoning = row.get("reasoning", row.get("cot"))
-    question = row.get("question")
+    question, thinking = row.get("question"), row.get("thinking")
+    if question is None and (found := exchange_in(row)):
+        question, reasoning, thinking = found.question, found.answer, found.thinking or thinking
     if not isinstance(question, str) or not question.strip():
         raise ValueError("it has no `question`")
     if not isinstance(reasoning, str):
-        raise ValueError("it has neither `reasoning` nor `cot`")
+        raise ValueError("it has neither `reasoning` nor `cot`, nor an answer as text")
     answer = row.get("answer")
     if not isinstance(answer, str | int | float | None):
         raise ValueError("its `answer` is neither text nor a number")
@@ -220,7 +225,7 @@ def trace_of(row: dict[str, Any]) -> Trace:
     known = {key: row[key] for key in Trace.__struct_fields__ if key in row}
     return msgspec.convert(
         {**known, "id": str(row.get("id") or f"{question_id}#{hashed}"), "question_id": question_id,
-         "question": question, "reasoning": reasoning},
+         "question": question, "reasoning": reasoning, "thinking": thinking},
         type=Trace,
     )  # fmt: skip
 
