@@ -40,6 +40,12 @@ def peak_memory() -> int:
     return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
 
 
+def available_memory() -> int | None:
+    """Bytes of memory that are free, or could be at once; None where the system does not say."""
+    size = _field(Path("/proc/meminfo"), "MemAvailable").removesuffix(" kB")
+    return int(size) * 1024 if size.isdecimal() else None
+
+
 class Machine(msgspec.Struct, frozen=True):
     """``cores`` are those this process may use; ``gpus`` those of the machine, empty also where none can be seen
     without loading a library. ``cpu`` is the model's name, ``memory_gib`` all memory there is; None: unknown."""

@@ -42,6 +42,7 @@ def open_engine(
     adapter: Path | None = None,
     batch_size: int = 8,
     context: int = 2048,
+    longest: int = 0,
     load_in_4bit: bool | None = None,
     device_map: str | None = "auto",
     trust_remote_code: bool = False,
@@ -51,9 +52,9 @@ def open_engine(
     """Open a model: a catalogue name, a Hugging Face directory, a GGUF file or a directory that holds one.
 
     ``auto`` takes llama.cpp for GGUF and for catalogue names, transformers otherwise. ``context`` is the most
-    tokens of prompt and answer together that llama.cpp keeps for each of its ``batch_size`` slots. With a
-    ``server``, ``model`` is the name it knows the model by. ``workers`` are those of a Ray cluster; None is as many
-    as it has GPUs, or else nodes.
+    tokens of prompt and answer together that llama.cpp keeps for each of its ``batch_size`` slots, ``longest`` how many
+    of them an answer may have; file and memory may have less (see ``slots``). With a ``server``, ``model`` is the name
+    it knows the model by. ``workers`` are those of a Ray cluster; None is as many as it has GPUs, or else nodes.
     """
     if server:
         from cotdistill.engines.openai_server import OpenAIServerEngine
@@ -66,7 +67,7 @@ def open_engine(
         inner = partial(
             open_engine, str(Path(model).resolve()) if Path(model).exists() else model,
             engine=cast(EngineName, engine.removeprefix(ON_RAY)), adapter=adapter and adapter.resolve(),
-            batch_size=batch_size, context=context, load_in_4bit=load_in_4bit, device_map=device_map,
+            batch_size=batch_size, context=context, longest=longest, load_in_4bit=load_in_4bit, device_map=device_map,
             trust_remote_code=trust_remote_code,
         )  # fmt: skip
         return RayEngine(inner, batch_size=batch_size, workers=workers)
@@ -75,12 +76,14 @@ def open_engine(
         engine = "transformers" if gguf is None and (adapter or Path(model).exists()) else "llama_cpp"
     if engine == "llama_cpp":
         from cotdistill.engines.llama_cpp import LlamaCppEngine
+        from cotdistill.engines.slots import fit
 
         path = gguf or local_model(model, want="gguf")
         if path.is_dir():
             raise SetupError(f"{path} holds no GGUF file, which llama.cpp needs; use --engine transformers")
-        log.info("%s on llama.cpp, %d at a time", path.name, batch_size)
-        return LlamaCppEngine(path, slots=batch_size, context=context, adapter=adapter)
+        slots, context = fit(path, batch_size, context, longest)
+        log.info("%s on llama.cpp, %d at a time", path.name, slots)
+        return LlamaCppEngine(path, slots=slots, context=context, adapter=adapter)
     if engine == "vllm":
         from cotdistill.engines.vllm_engine import VLLMEngine
 

@@ -23,9 +23,6 @@ log = logging.getLogger(__name__)
 
 OpenEngine = Callable[[], Engine]
 
-LONGEST_CONTEXT = 8192
-"""Tokens of prompt and answer that llama.cpp keeps for each request; one endless question must not fill the memory."""
-
 
 def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question], generate: Generate,
                    shots: Sequence[Shot], device_map: str | None = "auto",
@@ -36,11 +33,11 @@ def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question
     asked = (len(user_text(question)) + hint + len(question.gold or "") * bool(hint) for question in questions)
     longest = prompt + max(asked, default=0)
     # Two characters a token is fewer than English or code has; what still does not fit becomes an error row.
-    context = min(max(1024, longest // 2 + generate.longest + 256), LONGEST_CONTEXT)
+    context = max(1024, longest // 2 + generate.longest + 256)
     return open_engine(
         models.teacher, engine=models.engine, adapter=adapter, batch_size=batch_size, context=context,
-        load_in_4bit=models.load_in_4bit, device_map=device_map, trust_remote_code=models.trust_remote_code,
-        server=models.server, workers=models.workers,
+        longest=generate.longest, load_in_4bit=models.load_in_4bit, device_map=device_map,
+        trust_remote_code=models.trust_remote_code, server=models.server, workers=models.workers,
     )  # fmt: skip
 
 
