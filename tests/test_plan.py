@@ -59,6 +59,7 @@ def test_a_plan_measures_both_models_on_training_questions_alone(planned):
     assert plan.relation.kind == "same"
     assert plan.needed < 30
     assert plan.stop is None
+    assert plan.cut_off is None
 
 
 def test_a_plan_forecasts_every_stage_of_the_recipe(planned):
@@ -139,6 +140,7 @@ def test_a_plan_stays_while_its_recipe_does_and_is_made_anew_for_another(tiny, t
     [
         ("I will not say.", "none of the teacher's 6 traces may teach"),
         ("1 + 1 = 3.\nFinal Answer: 2", "none of the teacher's 6 traces may teach"),
+        ("and " * 600, r"6 traces may teach; most traces \(6 of 6\) were cut off after 512 tokens: raise .*max_new_tokens"),
     ],
 )
 def test_a_run_stops_where_nothing_would_be_left_to_learn(tiny, tmp_path, monkeypatch, answer, said):
@@ -146,6 +148,20 @@ def test_a_run_stops_where_nothing_would_be_left_to_learn(tiny, tmp_path, monkey
     with pytest.raises(NotWorthIt, match=said):
         pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
     assert not (tmp_path / "tiny/5_adapter").exists()
+
+
+def test_where_most_traces_were_cut_off_the_plan_says_what_to_do(tiny, tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    def talks(question: str) -> str:
+        asked.append(question)
+        return solve(question) if len(asked) > 4 else "and " * 600
+
+    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(talks))
+    plan = pipeline.plan(recipe(tiny), runs=tmp_path, quiet=True)
+    assert (plan.kept.right, plan.stop) == (2, None)
+    [said] = [line for line in lines(plan) if "cut off" in line]
+    assert said.startswith("most traces (4 of 6) were cut off after 512 tokens: raise generate.sampling.max_new_tokens")
 
 
 def test_a_run_stops_where_the_teacher_is_no_better_than_the_base_and_force_goes_on(tiny, tmp_path, monkeypatch):

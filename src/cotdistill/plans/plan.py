@@ -45,7 +45,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ``base`` is asked as at the evaluation, ``teacher`` as for its traces (worked examples included, first sample);
     both are read leniently. ``kept`` are traces that may teach; of these, ``fit_length`` do as whole examples and
     ``fit_answer`` as answers of the student, in its own tokens. ``trace_tokens`` are the median and the 99th
-    percentile, in tokens of the teacher. ``stop`` is the reason to go no further.
+    percentile, in tokens of the teacher. ``stop`` is the reason to go no further; ``cut_off`` is what to do where most
+    traces were cut off.
     """
 
     questions: int
@@ -67,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     needed: int | None
     forecast: Forecast
     stop: str | None
+    cut_off: str | None = None
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -101,11 +103,13 @@ def plan_of(
     lengths: Lengths,
     max_length: int,
     max_new_tokens: int,
+    longest_trace: int,
     relation: Relation,
     held_out: int,
     forecast: Forecast,
 ) -> Plan:
-    """Put together what was found; ``right`` says of each question with gold whether base and teacher were."""
+    """Put together what was found; ``right`` says of each question with gold whether base and teacher were,
+    ``longest_trace`` after how many tokens a trace is cut off."""
     base, teacher = ([one[i] for one in right] for i in (0, 1))
     gains = losses = needed = reached = headroom = None
     if right:
@@ -115,6 +119,8 @@ def plan_of(
     written = [trace.completion_tokens for trace in traces if trace.finish != "error"]
     kept = share(sum(verdict.status in TEACHES for verdict in verdicts), len(verdicts))
     fit_length = _within(lengths.examples, max_length)
+    stop = _stop(sum(base), sum(teacher), len(right), kept, fit_length)
+    cut_off = _cut_off(traces, longest_trace)
     return Plan(
         questions=questions,
         base=share(sum(base), len(right)) if right else None,
@@ -134,7 +140,8 @@ def plan_of(
         power=reached,
         needed=needed,
         forecast=forecast,
-        stop=_stop(sum(base), sum(teacher), len(right), kept, fit_length),
+        stop="; ".join(filter(None, (stop, cut_off))) if stop else None,
+        cut_off=cut_off,
     )
 
 
@@ -162,6 +169,16 @@ def _stop(base: int, teacher: int, graded: int, kept: Share, fit: Share) -> str 
     return None
 
 
+def _cut_off(traces: Sequence[Trace], longest: int) -> str | None:
+    cut = sum(trace.finish == "length" for trace in traces)
+    if 2 * cut <= len(traces):
+        return None
+    return (
+        f"most traces ({cut} of {len(traces)}) were cut off after {longest} tokens: raise "
+        "generate.sampling.max_new_tokens (or turn thinking off, where the teacher thinks first)"
+    )
+
+
 def lines(plan: Plan) -> list[str]:
     """The plan in words, a line each."""
     low, high = plan.trace_tokens
@@ -177,6 +194,7 @@ def lines(plan: Plan) -> list[str]:
     said += [
         f"traces that may teach: {_share(plan.kept)}" + (f"; dropped: {', '.join(dropped)}" if dropped else ""),
         f"tokens a trace: median {low}, 99th percentile {high}",
+        *([plan.cut_off] if plan.cut_off and not plan.stop else []),  # a reason to stop says it, too
         f"of those that may teach, {_share(plan.fit_length)} fit into {plan.max_length} tokens with their prompt, "
         f"{_share(plan.fit_answer)} into the {plan.max_new_tokens} new tokens of the evaluation",
         _relation(plan.relation),

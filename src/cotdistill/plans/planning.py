@@ -175,6 +175,7 @@ def _conclude(
         lengths=lengths,
         max_length=max_length,
         max_new_tokens=recipe.evaluate.max_new_tokens,
+        longest_trace=recipe.generate.longest,
         relation=pair,
         held_out=job.held_out,
         forecast=_forecast(job, answers, traces, verdicts, lengths, max_length, forward, pair),
