@@ -61,11 +61,12 @@ def stored_scores(
     ranks, hashes = here(), {row_hash(row): row for row in rows}
     with contextlib.ExitStack() as held:
         with ranks.together():
-            index, stored = _read(path, teacher, k)
+            index, _ = _read(path, teacher, k)
             if ranks.first and hashes.keys() - index.rows.keys():
                 guard = path.with_name(f"{path.name}.lock")
                 held.enter_context(one_at_a_time(guard, f"adding to {path.name}"))
-                index, stored = _read(path, teacher, k)
+        with ranks.together():  # what another training added while the first process waited
+            index, stored = _read(path, teacher, k)
         owed = [row for hashed, row in hashes.items() if hashed not in index.rows]
         ranks.alike(digest([row_hash(row) for row in owed]))
         show(len(rows) - len(owed))
