@@ -10,8 +10,10 @@ import pytest
 
 from cotdistill import pipeline
 from cotdistill.asking.ask import asked_once
+from cotdistill.asking.drawing import Drawing, steps_of
+from cotdistill.asking.spending import TEMPLATE, Spending
 from cotdistill.commands import generate as command
-from cotdistill.engines import Completion, Request, Sampling
+from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.engines.server import Server
 from cotdistill.errors import DataError, ResumeError, SetupError, UsageError
@@ -247,7 +249,7 @@ def test_a_cap_on_tokens_is_never_passed_and_a_higher_one_goes_on(tmp_path, capl
     assert "capped" not in facts(tmp_path)
 
 
-def test_a_cap_on_money_counts_each_teacher_by_its_own_prices(tmp_path):
+def test_a_cap_on_money_is_never_passed_and_its_last_part_is_too_small_for_a_request(tmp_path):
     small = Server("http://localhost:1/v1", price_prompt=0.0, price_completion=10.0)
     script = script_of({str(i): "r" for i in range(30)})
     settings = Generate("", sampling=Sampling(max_new_tokens=60), max_cost=0.002)
@@ -255,6 +257,23 @@ def test_a_cap_on_money_counts_each_teacher_by_its_own_prices(tmp_path):
     spent = sum(row.completion_tokens for row in rows) * 10 / 1e6
     assert 0.002 - 60 * 10 / 1e6 < spent <= 0.002
     assert facts(tmp_path)["money"] == pytest.approx(spent)
+
+
+def test_each_answer_is_paid_at_the_price_of_who_gave_it():
+    cheap, dear = (Server(f"http://localhost:{port}/v1", price_prompt=0.0, price_completion=float(port)) for port in (1, 100))
+    spending = Spending([cheap, dear])
+    drawing = Drawing(five(1), steps_of(Generate(sampling=HOT), second=True), lambda *_: (), spending=spending)
+    for sample in (0, 1):
+        drawing.there(Trace(f"q0#{sample}", "q0", "Which?", "x", finish="stop", sample=sample, completion_tokens=1000))
+    assert spending.money == pytest.approx(1000 * (1 + 100) / 1e6)
+
+
+def test_a_prompt_is_taken_to_cost_a_token_a_byte_and_its_template():
+    prompt, sampling = [Message("user", "\u4e09" * 10)], Sampling(max_new_tokens=5)
+    assert TEMPLATE >= 256
+    most = 3 * 10 + TEMPLATE + 5
+    assert Spending(max_tokens=most).begin("a", 0, prompt, sampling)
+    assert not Spending(max_tokens=most - 1).begin("a", 0, prompt, sampling)
 
 
 def test_a_cap_on_money_without_prices_is_refused(tmp_path):
@@ -273,6 +292,9 @@ def test_one_question_under_two_ids_is_asked_once_and_the_one_with_gold_stays():
     kept, others = asked_once(twins)
     assert [question.id for question in kept] == ["b", "c"]
     assert [question.id for question in others] == ["a", "d"]
+    kept, others = asked_once([Question("a", "Two?", "2"), Question("b", "Two?", "2"), Question("c", "Two?")])
+    assert [question.id for question in kept] == ["a"]  # of two with gold the first
+    assert [question.id for question in others] == ["b", "c"]
 
 
 def test_a_run_that_meets_a_cap_goes_on_with_the_traces_it_has(tiny, tmp_path, monkeypatch):

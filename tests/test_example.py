@@ -4,7 +4,7 @@ import pytest
 
 from conftest import CHATML, LLAMA, THINK, adding_bos, make_tokenizer
 from cotdistill.errors import TrainingError
-from cotdistill.example import IGNORE, build_example, build_examples, histogram
+from cotdistill.example import IGNORE, Example, answer_tokens, build_example, build_examples, histogram
 from cotdistill.prompt import messages_for
 from cotdistill.question import Question
 from cotdistill.template import ChatTemplate
@@ -45,6 +45,10 @@ def test_labels_are_as_long_as_the_ids_and_ignore_the_whole_prompt(template):
     assert example.labels[: example.prompt_length] == [IGNORE] * example.prompt_length
     assert example.labels[example.prompt_length :] == example.input_ids[example.prompt_length :]
     assert 0 < example.prompt_length < len(example.input_ids)
+
+
+def test_the_first_id_of_a_row_is_not_trained_since_nothing_stands_before_it():
+    assert [answer_tokens(Example("", "", [1, 2, 3], prompt)) for prompt in (0, 1, 2)] == [2, 2, 1]
 
 
 def test_the_prompt_a_model_is_asked_with_is_a_prefix_of_its_training_example(template):

@@ -31,6 +31,14 @@ def test_a_stage_costs_what_its_sample_did_times_its_rows():
     assert found.money == generate.money
 
 
+def test_a_teacher_on_a_server_is_paid_for_its_evaluation_too():
+    server = Server("http://here/v1", price_prompt=1.0, price_completion=10.0)
+    work = [Work(name, 10, [9, 9], [5, 5], 1.0) for name in ("evaluate/teacher", "evaluate/unseen/teacher", "evaluate/student")]
+    *teacher, student = forecast(work, server).stages
+    assert [stage.money.expected for stage in teacher] == [pytest.approx((90 * 1 + 50 * 10) / 1e6)] * 2
+    assert student.money is None
+
+
 def test_without_prices_there_is_no_money():
     work = [Work("generate", 10, [1, 1], [1, 1], 1.0), TRAINING]
     assert forecast(work, Server("http://here/v1")).money is None

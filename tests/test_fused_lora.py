@@ -82,6 +82,20 @@ def test_dropout_drops_in_training_only_and_its_gradient_is_that_of_what_was_kep
     assert (gradient * direction).sum().item() == pytest.approx(slope.item(), rel=2e-2)
 
 
+def test_what_dropout_keeps_is_scaled_up_so_that_the_mean_is_that_of_answering(tiny):
+    module, block = block_of(tiny, dropout=0.5)
+    layer = block.up_proj
+    assert layer in fuse(module)
+    x = torch.randn(1, 1, 32)
+    with torch.no_grad():
+        module.eval()
+        plain, base = layer(x), layer.base_layer(x)
+        module.train()
+        torch.manual_seed(0)
+        mean = layer(x.expand(1, 20_000, 32)).mean(dim=1, keepdim=True)
+    assert (mean - plain).norm() < 0.05 * (plain - base).norm()
+
+
 @pytest.mark.parametrize("lora", [{"use_dora": True}, {}])
 def test_other_layers_stay_as_peft_has_them(tiny, tmp_path, lora):
     module, _ = attach(on_cpu(tiny if lora else make_gpt2(tmp_path)), Lora(**lora))

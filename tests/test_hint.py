@@ -53,3 +53,7 @@ def test_a_text_that_lets_on_that_it_was_told_is_a_leak(text):
 
 def test_words_of_the_question_may_be_said_again():
     assert tells("Read the hint on page 3 and the page after it: 2 pages.\nAnswer: 2", "The hint is on which page?") is None
+    asked = Question("q", "The hint is on page 3, the answer one page on. Where?", "4")
+    text = "The hint is on page 3, so one page on it is 3 + 1 = 4.\nFinal Answer: 4"
+    trace = Trace("q#0", "q", asked.text, text, finish="stop", hinted=True)
+    assert judge(trace, asked, hinted=True).status == "correct"

@@ -183,6 +183,34 @@ def test_failed_rows_are_taken_out_to_be_done_again(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"id":"a"}\n{"id":"c"}\n'
 
 
+def test_failed_rows_of_a_file_that_somebody_writes_are_left_to_him(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b'{"id":"a","finish":"error"}\n')
+    with locked(path), pytest.raises(ResumeError, match="is being written"):
+        forget_errors(path, Row)
+    assert path.read_bytes() == b'{"id":"a","finish":"error"}\n'
+
+
+def test_a_new_file_and_a_replaced_one_are_in_their_directory_after_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "j", os.fsync
+    synced: list[tuple[int, bool]] = []
+
+    def fsync(fd: int) -> None:
+        synced.append((os.fstat(fd).st_ino, path.exists()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    directory = os.stat(tmp_path).st_ino
+    with open_journal(path):
+        assert (directory, True) in synced
+    path.unlink()
+    synced.clear()
+    write_atomic(path, b"x")
+    assert synced[-1] == (directory, True)
+
+
 def test_rows_are_on_the_disk_within_a_second_also_when_nothing_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,15 @@ def test_greedy_is_greedy_and_sampling_has_a_seed_for_each_request(engine, serve
     assert first["seed"] != second["seed"]
 
 
+def test_nothing_but_what_was_asked_for_shapes_a_sample(engine, server):
+    list(engine.complete(requests("a"), Sampling(do_sample=True, temperature=0.7, top_p=0.9)))
+    expected = {
+        "temperature": 0.7, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+    }  # fmt: skip
+    assert {name: server[0].bodies[-1][name] for name in expected} == expected
+
+
 def test_the_listener_has_a_random_key(server, tmp_path):
     from cotdistill.engines.llama_cpp import LlamaCppEngine
 

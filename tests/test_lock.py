@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 from cotdistill.commands.evaluate import evaluate
 from cotdistill.commands.export import export
@@ -68,3 +69,21 @@ def test_where_to_ask_a_process_is_to_stop_it_none_is_asked(monkeypatch: pytest.
 @pytest.mark.parametrize("command", [evaluate, export, generate, plan, run, train, verify])
 def test_every_command_that_takes_a_lock_can_be_told_to_break_it(command: Callable[..., None]) -> None:
     assert "break_lock" in inspect.signature(command).parameters
+
+
+def test_a_lock_whose_file_the_last_holder_removed_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, taken = FileLock.acquire, []
+
+    def late(self: FileLock, *words: object, **options: object) -> object:
+        found = acquire(self, *words, **options)
+        taken.append(self)
+        if len(taken) == 1:
+            os.unlink(self.lock_file)  # as the last holder does, between our open and our lock
+        return found
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with locked(tmp_path / "j"):
+        assert (tmp_path / "j.lock.held").exists()
+    assert len(taken) == 2

@@ -39,3 +39,8 @@ def test_the_order_is_the_same_for_any_number_of_processes_and_another_in_every_
         for mine, shared in zip(alone, orders(together=together, lengths=LENGTHS, window=16), strict=True):
             assert shared[:45] == mine
             assert min(shared[45:], default=45) == 45
+
+
+def test_another_seed_is_another_order_and_the_same_one_the_same():
+    assert list(Order(45, 3, 1)) == list(Order(45, 3, 1))
+    assert list(Order(45, 3, 1)) != list(Order(45, 4, 1))

@@ -87,6 +87,13 @@ def test_a_gap_that_may_not_be_there_has_no_interval() -> None:
     assert sure.low < sure.estimate == 0.5 < sure.high
 
 
+def test_a_gap_that_is_there_in_96_of_100_draws_has_no_interval() -> None:
+    both, gains, losses = 6, 11, 4
+    base = [True] * (both + losses) + [False] * 30
+    teacher = [True] * both + [False] * losses + [True] * gains + [False] * (30 - gains)
+    assert gap(base, base, teacher) is None
+
+
 def test_with_one_seed_the_sign_flip_test_is_mcnemars() -> None:
     for gained, lost in itertools.product(range(0, 30, 3), range(0, 30, 4)):
         assert sign_flip({1: gained, -1: lost, 0: 7}) == pytest.approx(mcnemar(lost, gained), rel=1e-9)
@@ -109,6 +116,13 @@ def test_very_many_questions_take_the_normal_distribution_and_agree() -> None:
     assert normal < 0.05
 
 
+def test_very_many_questions_over_several_seeds_agree_too() -> None:
+    counts = {2: 5_100, -2: 4_900, 1: 50}
+    assert sum(abs(value) * count for value, count in counts.items()) > MOST_EXACT
+    seen, variance = 2 * 200 + 50, 4 * 10_000 + 50
+    assert sign_flip(counts) == pytest.approx(math.erfc(seen / math.sqrt(2 * variance)), rel=1e-9)
+
+
 def test_the_questions_needed_show_the_gain_in_8_of_10_runs() -> None:
     rng = np.random.default_rng(9)
     for gained, lost in [(0.1, 0.0), (0.15, 0.05), (0.3, 0.1), (0.5, 0.05)]:
@@ -119,6 +133,10 @@ def test_the_questions_needed_show_the_gain_in_8_of_10_runs() -> None:
         assert 0.76 < power < 0.9, (gained, lost, n)
     assert questions_needed(0.1, 0.1) is None
     assert math.isclose(questions_needed(0.2, 0.1) or 0, questions_needed(0.1, 0.2) or 1)
+
+
+def test_the_questions_needed_are_connors() -> None:
+    assert (questions_needed(0.9, 0.0), questions_needed(0.2, 0.05)) == (7, 92)
 
 
 def test_the_formula_agrees_with_the_exact_search() -> None:

@@ -136,6 +136,11 @@ def test_a_share_of_what_stays_is_from_the_shorter_half_and_the_rest_from_the_lo
     assert {at for at, verdict in enumerate(only_long) if verdict.status == "correct"} == {0, 2, 4, 6}
 
 
+def test_the_middle_one_of_an_odd_number_is_of_the_shorter_half():
+    verdicts = keep(judged("a", "b b", "c c c"), 2, "short", short_share=1.0)
+    assert verdicts[2].reason == "2 others of the shorter half and 0 of the longer were taken"
+
+
 def test_a_half_that_is_too_small_is_made_up_for_by_the_other():
     for share in (0.0, 1.0):
         assert statuses(keep(judged("a", "b b", "c c c"), 2, "short", short_share=share)).count("correct") == 2

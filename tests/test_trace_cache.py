@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from cotdistill.asking.trace_cache import TraceCache
 from cotdistill.engines import Completion, Message, Request, Sampling
@@ -18,6 +19,7 @@ from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
 
 GREEDY = Sampling(max_new_tokens=9)
+HOT = Sampling(9, do_sample=True, temperature=0.5)
 
 
 def answer_of(size: int = 10) -> Completion:
@@ -29,26 +31,47 @@ def asked(engine: CachedEngine, sampling: Sampling, *keys: str, text: str = "1 +
     return list(engine.complete(iter(requests), sampling))
 
 
-def test_only_an_identical_request_is_found(tmp_path):
+def test_only_a_request_with_the_same_model_text_and_seed_is_found(tmp_path):
     inner = ScriptedEngine(lambda text: "Final Answer: 2")
     cache = TraceCache(tmp_path / "c.sqlite")
     engine = CachedEngine(inner, cache, "model")
-    hot = Sampling(9, do_sample=True, temperature=0.5)
     first = asked(engine, GREEDY, "0")
     assert asked(engine, GREEDY, "7") == [msgspec.structs.replace(first[0], key="7", seconds=0.0)]  # greedy has no seed
     assert len(inner.requests) == 1
-    asked(engine, hot, "0", "1")
+    asked(engine, HOT, "0", "1")
     assert len(inner.requests) == 3
-    assert len(asked(engine, hot, "1", "0")) == 2
+    assert len(asked(engine, HOT, "1", "0")) == 2
     assert len(inner.requests) == 3
     for other, given in [(CachedEngine(inner, cache, "model two"), {}), (engine, {"text": "2 + 2?"})]:
         before = len(inner.requests)
         asked(other, GREEDY, "0", **given)
         assert len(inner.requests) == before + 1
-    for sampling in (Sampling(8), Sampling(9, do_sample=True, temperature=0.6), Sampling(9, do_sample=True, seed=1)):
-        before = len(inner.requests)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"top_p": 0.9}, {"temperature": 0.6}, {"seed": 1}, {"max_new_tokens": 8}, {"do_sample": False}, {"thinking": True}],
+    ids=str,
+)
+def test_every_setting_of_the_sampling_tells_requests_apart(tmp_path, change):
+    inner = ScriptedEngine(lambda text: "2")
+    engine = CachedEngine(inner, TraceCache(tmp_path / "c.sqlite"), "m")
+    for sampling in (HOT, msgspec.structs.replace(HOT, **change), HOT):
         asked(engine, sampling, "0")
-        assert len(inner.requests) == before + 1, sampling
+    assert len(inner.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "requests"),
+    [({"engine": "transformers 5.1"}, 1), ({"engine": "llama.cpp 1"}, 2), ({"dtype": "float32, 4-bit"}, 2)],
+    ids=str,
+)
+def test_what_runs_the_model_and_its_number_format_tell_requests_apart_and_a_version_does_not(tmp_path, change, requests):
+    inner, cache = ScriptedEngine(lambda text: "2"), TraceCache(tmp_path / "c.sqlite")
+    for said in ({}, change):
+        inner.describe = lambda said=said: {"engine": "transformers 5.0", "dtype": "float32", **said}
+        asked(CachedEngine(inner, cache, "m"), HOT, "0")
+    assert len(inner.requests) == requests
 
 
 def test_failures_are_asked_again_and_hits_among_misses_all_come(tmp_path):
