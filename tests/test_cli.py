@@ -13,7 +13,7 @@ from cotdistill import __version__
 from cotdistill.commands.evaluate import evaluate
 from cotdistill.commands.generate import generate
 from cotdistill.commands.train import train
-from cotdistill.recipe import decode_recipe
+from cotdistill.recipe import decode_recipe, load_recipe
 
 SRC = str(Path(__file__).resolve().parent.parent / "src")
 
@@ -89,6 +89,16 @@ def test_dry_run_prints_the_resolved_recipe(tmp_path):
     assert "seed: 20261124" in outcome.stdout
 
 
+def test_a_run_is_given_its_name_and_seed_and_skips_its_plan(tmp_path):
+    shipped = Path(SRC).parent / "recipes/quickstart.yaml"
+    outcome = cotdistill("run", str(shipped), "--dry-run", "--name", "other", "--seed", "7", "--skip_plan")
+    assert outcome.returncode == 0, outcome.stderr
+    (tmp_path / "r.yaml").write_text(outcome.stdout)
+    made, plain = load_recipe(tmp_path / "r.yaml"), load_recipe(shipped)
+    assert (made.name, made.plan.skip, made.train.seed, made.questions.train.seed) == ("other", True, 7, 7)
+    assert made.questions.held_out == plain.questions.held_out
+
+
 def test_a_library_that_finds_no_file_handle_is_one_sentence_too():
     code = "from cotdistill.cli import guard; guard(lambda: (_ for _ in ()).throw(OSError(24, 'many', 'x.lock')))"
     outcome = cotdistill(code=code)
@@ -109,18 +119,25 @@ def test_the_promised_defaults_hold(command, promised):
     assert {name: inspect.signature(command).parameters[name].default for name in promised} == promised
 
 
+def defaults_of(command, names):
+    """Those of the ``names`` that a command has."""
+    return {name: one.default for name, one in inspect.signature(command).parameters.items() if name in names}
+
+
 def test_a_recipe_has_the_defaults_of_the_commands():
     recipe = decode_recipe({"name": "n", "models": {"teacher": "t", "student": "s"},
                             "questions": {"train": {"file": "a"}, "held_out": {"file": "b"}}}, "here")  # fmt: skip
-    defaults = {name: one.default for name, one in inspect.signature(train).parameters.items()}
     plain = msgspec.to_builtins(recipe.train)
-    lora = {f"lora_{name}": plain["lora"][name] for name in ("r", "alpha", "dropout")}
-    for name, value in {**plain, **lora}.items():
-        if name in defaults and name not in plain["lora"] and not isinstance(value, dict) and defaults[name] is not None:
-            assert defaults[name] == value, name
-    asked = {name: one.default for name, one in inspect.signature(generate).parameters.items()}
-    for name, value in msgspec.to_builtins(recipe.generate.sampling).items():
-        assert asked.get(name, value) == value, name
+    lora = plain.pop("lora")
+    plain |= {f"lora_{name}": lora[name] for name in ("r", "alpha", "dropout")}
+    plain |= {name: lora[name] for name in ("use_dora", "use_rslora")}
+    plain["alpha"] = None  # where it is not said, so that one said for another objective is refused
+    for objective in ("on_policy", "offline_kd", "reject_on_student", "auto"):
+        del plain[objective]
+    assert defaults_of(train, plain) == plain
+    sampling = msgspec.to_builtins(recipe.generate.sampling)
+    del sampling["top_p"]  # which no command has
+    assert defaults_of(generate, sampling) == sampling
     assert recipe.evaluate.max_new_tokens == inspect.signature(evaluate).parameters["max_new_tokens"].default
 
 

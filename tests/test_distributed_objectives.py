@@ -23,6 +23,7 @@ from test_distributed import (  # noqa: F401
 )  # fmt: skip
 from test_loss import adapted
 from test_on_policy import Likes, settings
+from test_terms import assert_same_terms
 
 
 def test_two_processes_train_step_by_step_as_one_does(project):  # noqa: F811
@@ -34,8 +35,7 @@ def test_two_processes_train_step_by_step_as_one_does(project):  # noqa: F811
         json.loads((project / f"results/{name}.manifest.json").read_text())["stages"]["train"]["facts"]["terms"]
         for name in ("one", "two")
     )
-    for name, measured in one.items():
-        assert [nats for _, nats in two[name]] == pytest.approx([nats for _, nats in measured], abs=1e-4)
+    assert_same_terms(two, one, abs=1e-4)
     assert farthest(project / "results/one", project / "results/two") < 1e-4
 
 
@@ -66,8 +66,7 @@ def test_two_processes_share_the_teachers_work_and_train_as_one_does(project, ob
         for name in ("alone", "shared")
     )
     assert two["processes"] == 2
-    for name, measured in one["terms"].items():
-        assert [nats for _, nats in two["terms"][name]] == pytest.approx([nats for _, nats in measured], abs=1e-3)
+    assert_same_terms(two["terms"], one["terms"], abs=1e-3)
     assert farthest(project / "results/alone", project / "results/shared") < 1e-3
     for name in ("alone", "shared"):
         shutil.rmtree(project / f"results/{name}", ignore_errors=True)

@@ -35,6 +35,15 @@ def gradients(module):
     return found
 
 
+def assert_same_gradients(module, wanted):
+    """The same parameters have a gradient, one at least, and it is ``wanted``'s."""
+    found = gradients(module)
+    assert wanted
+    assert found.keys() == wanted.keys()
+    for name, gradient in found.items():
+        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-4 * wanted[name].abs().max().item()), name
+
+
 def naive(module, rows):
     """One row at a time, unpadded, over full logits."""
     total = torch.zeros(())
@@ -67,8 +76,7 @@ def test_loss_and_gradient_are_those_of_full_logits_row_by_row(tiny, monkeypatch
         found.backward()
     assert module.get_base_model().config._attn_implementation == attention
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    for name, gradient in gradients(module).items():
-        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-4 * wanted[name].abs().max().item()), name
+    assert_same_gradients(module, wanted)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -83,8 +91,7 @@ def test_attention_reaches_back_as_far_as_the_models_own(tmp_path, way):
         found = loss(module, rows)
         found.backward()
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
-    for name, gradient in gradients(module).items():
-        assert torch.allclose(gradient, wanted[name], rtol=1e-3, atol=1e-4 * wanted[name].abs().max().item()), name
+    assert_same_gradients(module, wanted)
 
 
 def test_a_row_without_an_answer_adds_nothing(tiny):
@@ -93,7 +100,9 @@ def test_a_row_without_an_answer_adds_nothing(tiny):
     nothing = loss(module, [Example("", "", [1], 1)])
     nothing.backward()
     assert nothing.item() == 0.0
-    assert all(not gradient.any() for gradient in gradients(module).values())
+    found = gradients(module)
+    assert found
+    assert not any(gradient.any() for gradient in found.values())
 
 
 def test_the_chunked_loss_is_cross_entropy_with_a_bias_too():

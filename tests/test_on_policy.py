@@ -33,6 +33,10 @@ def settings(**changes):
     return OnPolicySettings(**{"max_new_tokens": 12, "student_share": 1.0, **changes})
 
 
+def ids_of(rows):
+    return [row.input_ids for row in rows]
+
+
 def real_teacher(directory, rows):
     model = on_cpu(directory)
     return Teacher(model, shared_ids(model.tokenizer, model.tokenizer), 4, rows)
@@ -92,7 +96,7 @@ def test_the_teacher_reads_its_own_prompt_and_the_same_answers(tiny):
     )  # fmt: skip
     rows = terms.rows(traces, 5)
     assert 0 < sum(row is not trace for row, trace in zip(rows, traces, strict=True)) < 4
-    assert [row.input_ids for row in read] == [[*examples, *row.input_ids] for row in rows]
+    assert ids_of(read) == [[*examples, *ids] for ids in ids_of(rows)]
     assert [row.prompt_length for row in read] == [3 + row.prompt_length for row in rows]
 
 
@@ -121,10 +125,11 @@ def test_what_is_sampled_depends_on_seed_and_step_and_leaves_the_other_random_nu
     with loss:
         make = partial(OnPolicy, loss, module, model=model, teacher=Likes(), settings=settings(), max_length=300)
         before = torch.get_rng_state()
-        first = make(seed=1).rows(traces, 4)
+        first = ids_of(make(seed=1).rows(traces, 4))
         assert torch.equal(torch.get_rng_state(), before)
-        assert [row.input_ids for row in make(seed=1).rows(traces, 4)] == [row.input_ids for row in first]
-        assert [row.input_ids for row in make(seed=1).rows(traces, 5)] != [row.input_ids for row in first]
+        assert ids_of(make(seed=1).rows(traces, 4)) == first
+        assert ids_of(make(seed=1).rows(traces, 5)) != first
+        assert ids_of(make(seed=2).rows(traces, 4)) != first
         assert module.get_base_model().config._attn_implementation == "cotdistill_packed"
         no_longer = make(seed=1)
         no_longer._max_length = len(max((r.input_ids[: r.prompt_length] for r in traces), key=len)) + 3

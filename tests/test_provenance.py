@@ -12,6 +12,7 @@ from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, ResumeError
 from cotdistill.stages import models
 from cotdistill.storage.manifest import Manifest
+from server_double import Behaviour, ServerDouble, answers
 from test_pipeline import recipe, solve
 
 
@@ -34,7 +35,6 @@ def ask(path: Path, *texts: str) -> Path:
 
 
 def test_a_run_records_versions_machine_inputs_seeds_recipe_and_costs(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-never-written-down")
     monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
     held_out = ask(tmp_path / "test.jsonl", "What is 2 + 3?", "What is 1 + 4?")
     base = recipe(tiny)
@@ -57,8 +57,23 @@ def test_a_run_records_versions_machine_inputs_seeds_recipe_and_costs(tiny, tmp_
     assert made["train"]["facts"]["tokens"] > 0
     assert made["train"]["engine"] == "transformers, float32, not 4-bit"
     assert made["evaluate/base"]["engine"] == "transformers, float32"
-    for file in (tmp_path / "tiny").rglob("*"):
-        assert not file.is_file() or b"sk-never-written-down" not in file.read_bytes()
+
+
+def test_the_key_of_a_served_teacher_is_sent_and_in_no_file_of_the_run(tiny, tmp_path, monkeypatch):
+    key = "sk-never-written-down"
+    monkeypatch.setenv("MY_KEY", key)
+
+    def solved(body: dict) -> Behaviour:
+        return answers(solve(body["messages"][-1]["content"]))
+
+    with ServerDouble(models=["m"], key=key, by_body=solved) as server:
+        served = {"base_url": server.url, "api_key_env": "MY_KEY"}
+        asked = recipe(tiny, models={"teacher": "m", "student": str(tiny), "server": served}, plan={"skip": True})
+        pipeline.run(asked, runs=tmp_path, quiet=True)
+    assert server.bodies
+    written = [file.read_bytes() for file in (tmp_path / "tiny").rglob("*") if file.is_file()]
+    assert any(b"MY_KEY" in content for content in written)
+    assert not any(key.encode() in content for content in written)
 
 
 def test_a_worked_example_that_is_held_out_stops_the_run_before_any_teacher_call(tiny, tmp_path, monkeypatch):

@@ -112,10 +112,25 @@ def test_micro_batches_of_1_and_of_8_train_the_same_adapter_in_a_partial_last_wi
     assert farthest(weights(tmp_path / "1x8"), weights(tmp_path / "8x1")) < 1e-5
 
 
-def test_gradient_checkpointing_changes_memory_and_not_the_adapter(tiny, tmp_path):
+def test_gradient_checkpointing_computes_each_layer_once_more_for_the_same_adapter(tiny, tmp_path):
+    computed = []
     for checkpointing in (False, True):
-        teach(tiny, tmp_path / str(checkpointing), gradient_checkpointing=checkpointing, num_epochs=2)
+        model, calls = on_cpu(tiny), []
+        model.module.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        teach(
+            tiny, tmp_path / str(checkpointing), model=model, gradient_checkpointing=checkpointing, num_epochs=2,
+            batch_size=1,
+        )  # fmt: skip
+        computed.append(len(calls))
+    assert computed[1] == computed[0] + 2 * 4
     assert farthest(weights(tmp_path / "False"), weights(tmp_path / "True")) < 1e-6
+
+
+def test_another_seed_trains_another_adapter_and_the_same_one_the_same(tiny, tmp_path):
+    for name, seed in (("one", 1), ("again", 1), ("two", 2)):
+        teach(tiny, tmp_path / name, seed=seed, lora={"dropout": 0.2})
+    assert farthest(weights(tmp_path / "one"), weights(tmp_path / "again")) == 0
+    assert farthest(weights(tmp_path / "one"), weights(tmp_path / "two")) > 1e-3
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 0.0])
