@@ -188,6 +188,11 @@ def test_what_is_there_is_not_overwritten_unless_asked_and_ours(student, tmp_pat
     with pytest.raises(ResumeError, match="not ours to overwrite"):
         save_merged(whole, tmp_path / "theirs", overwrite=True)
     assert (tmp_path / "theirs/thesis.tex").exists()
+    (tmp_path / "thesis.pdf").write_text("years of work")
+    with pytest.raises(ResumeError, match=r"thesis\.pdf is a file, and a directory is to be written there"):
+        save_merged(whole, tmp_path / "thesis.pdf", overwrite=True)
+    assert (tmp_path / "thesis.pdf").read_text() == "years of work"
+    (tmp_path / "thesis.pdf").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "theirs"]
 
 

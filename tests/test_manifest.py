@@ -69,10 +69,11 @@ def test_overwrite_forgets_the_stage_and_deletes_its_files(tmp_path: Path) -> No
     path, file = begun(tmp_path)
     adapter = tmp_path / "5_adapter"
     adapter.mkdir()
-    (adapter / "weights").write_text("old")
+    (adapter / "adapter_config.json").write_text("old")
     manifest = Manifest.open(path)
     manifest.finish("generate", rows=1)
-    manifest.claim("generate", changed(model="b"), overwrite=True, files=[file, adapter])
+    manifest.claim("generate", changed(model="b"), overwrite=True, files=[file])
+    manifest.claim("train", {}, overwrite=True, files=[adapter], holds="directory")
     assert not file.exists()
     assert not adapter.exists()
     assert not Manifest.open(path).done("generate")
@@ -161,12 +162,12 @@ def test_file_hash_is_sha256(tmp_path: Path) -> None:
 
 def test_settings_that_made_nothing_bind_nobody(tmp_path):
     files = [tmp_path / "adapter"]
-    Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 8}}, overwrite=False, files=files)
+    Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 8}}, overwrite=False, files=files, holds="directory")
     (tmp_path / "adapter/checkpoints").mkdir(parents=True)
-    Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 16}}, overwrite=False, files=files)
+    Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 16}}, overwrite=False, files=files, holds="directory")
     (tmp_path / "adapter/checkpoints/state").write_text("x")
     with pytest.raises(ResumeError, match="16 -> 8"):
-        Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 8}}, overwrite=False, files=files)
+        Manifest.open(tmp_path / "m.json").claim("train", {"lora": {"r": 8}}, overwrite=False, files=files, holds="directory")
 
 
 def test_overwrite_never_deletes_a_directory_that_nobody_here_made(tmp_path):
@@ -174,7 +175,7 @@ def test_overwrite_never_deletes_a_directory_that_nobody_here_made(tmp_path):
     theirs.mkdir()
     (theirs / "a.jpg").write_text("x")
     with pytest.raises(ResumeError, match="not ours"):
-        Manifest.open(tmp_path / "m.json").claim("train", {}, overwrite=True, files=[theirs])
+        Manifest.open(tmp_path / "m.json").claim("train", {}, overwrite=True, files=[theirs], holds="directory")
     assert (theirs / "a.jpg").exists()
 
 

@@ -239,8 +239,10 @@ def test_verdicts_that_would_change_are_kept_unless_told_otherwise(verify):
     ("words", "said"),
     [
         (["--output", "t.jsonl"], "read and written"),
-        (["--output", "q.jsonl"], "something other than verdicts"),
-        (["--audit", "q.jsonl"], "something other than an audit"),
+        (["--output", "q.jsonl"], r"q\.jsonl holds something else and is not ours to overwrite"),
+        (["--audit", "q.jsonl"], r"q\.jsonl holds something else"),
+        (["--output", "q.jsonl", "--overwrite"], "not ours to overwrite"),
+        (["--audit", "q.jsonl", "--overwrite"], "not ours to overwrite"),
         (["--audit", "v.jsonl"], "read and written"),
         (["--kind", "integer"], "number, choice"),
         (["--marker", " "], "empty"),
@@ -251,7 +253,7 @@ def test_what_would_harm_a_file_or_means_nothing_is_refused_before_any_work(veri
     write(Path("t.jsonl"), made(A, RIGHT))
     write(Path("q.jsonl"), {"question": A})
     before = Path("t.jsonl").read_bytes(), Path("q.jsonl").read_bytes()
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises((UsageError, ResumeError), match=said):
         verify(*words)
     assert (Path("t.jsonl").read_bytes(), Path("q.jsonl").read_bytes()) == before
     assert not Path("v.jsonl").exists()

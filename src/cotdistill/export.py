@@ -17,9 +17,10 @@ def export_model(base: Path, adapter: Path, *, merged: Path | None, gguf: Path |
                  dequantize: bool, trust_remote_code: bool, overwrite: bool) -> list[str]:  # fmt: skip
     """Write the directory ``merged``, the file ``gguf`` (with a Modelfile beside it) or both; returns what to tell the
     user, a line for each. Nothing that can be known beforehand is found out after the work."""
-    for target in (merged, gguf, gguf and gguf.with_suffix(".Modelfile")):
-        if target:
-            refuse_existing(target, overwrite=overwrite)
+    if merged:
+        refuse_existing(merged, "directory", overwrite=overwrite)
+    for file in (gguf, gguf.with_suffix(".Modelfile")) if gguf else ():
+        refuse_existing(file, "file", overwrite=overwrite)
     whole = merge(base, adapter, four_bit=four_bit, dequantize=dequantize, trust_remote_code=trust_remote_code)
     if gguf:
         check_writable(whole.model, quant)

@@ -47,7 +47,7 @@ def make_sets(
     if aside := train.auto if train and train.objective == "auto" else None:
         files["dev"] = directory / DEV
         settings["dev"] = {"dev_share": aside.dev_share, "max_dev": aside.max_dev, "seed": train.seed if train else 0}
-    manifest.claim("questions", settings, overwrite=overwrite, files=list(files.values()))
+    manifest.claim("questions", settings, overwrite=overwrite, files=list(files.values()), holds=Question)
     if manifest.done("questions"):
         made_before = {part: list(read_rows(file, Question)) for part, file in files.items()}
         return Sets(**{"unseen": [], **made_before})

@@ -104,6 +104,9 @@ def generate(
     from cotdistill.stages.verify import run_verify
     from cotdistill.storage.lock import locked
     from cotdistill.storage.manifest import Manifest, input_of
+    from cotdistill.storage.ours import refuse_foreign
+    from cotdistill.trace import Trace
+    from cotdistill.verdict import Verdict
 
     here().alone("generating traces")
     do_sample = do_sample and temperature > 0
@@ -146,8 +149,11 @@ def generate(
     with locked(record, break_lock=break_lock):
         manifest = Manifest.open(record)
         manifest.prepare(inputs={name: input_of(path) for name, path in read.items() if path}, seeds={"generate": seed})
-        if overwrite:  # verdicts on the old traces must not bless new ones under the same ids
-            verdicts.unlink(missing_ok=True)
+        refuse_foreign(verdicts, Verdict)
+        if overwrite:
+            if "generate" not in manifest.stages:
+                refuse_foreign(output_file, Trace)
+            verdicts.unlink(missing_ok=True)  # those on the old traces must not bless new ones under the same ids
         try:
             run_generate(
                 questions,

@@ -75,8 +75,7 @@ def verify(
 
     import msgspec
 
-    from cotdistill.errors import DataError, UsageError
-    from cotdistill.journal import read_rows
+    from cotdistill.errors import UsageError
     from cotdistill.judging.audit import Disagreement
     from cotdistill.question import load_questions
     from cotdistill.reading.kinds import KINDS
@@ -85,6 +84,8 @@ def verify(
     from cotdistill.stages.verify import run_verify
     from cotdistill.storage.lock import locked
     from cotdistill.storage.manifest import Manifest, record_of
+    from cotdistill.storage.ours import refuse_foreign
+    from cotdistill.verdict import Verdict
 
     if kind not in (None, *KINDS):
         raise UsageError(f"--kind {kind} is none of {', '.join(KINDS)}")
@@ -99,11 +100,9 @@ def verify(
     for path in (output, audit):
         if path and (path.resolve() in inputs or (path is audit and path.resolve() == output.resolve())):
             raise UsageError(f"{path} would be read and written; choose another file to write to")
-    if audit and audit.exists() and not overwrite:
-        try:
-            list(read_rows(audit, Disagreement))
-        except DataError as error:
-            raise UsageError(f"{audit} holds something other than an audit; choose another --audit") from error
+    refuse_foreign(output, Verdict)
+    if audit:
+        refuse_foreign(audit, Disagreement)
     asked = load_questions(questions, question_key=question_key, answer_key=answer_key).rows if questions else []
     with o.usage():
         settings = Verify(

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -27,6 +27,7 @@ from cotdistill.model import Model, check_directory, load_model
 from cotdistill.model_files.conversion import disk_errors, require_space
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
+from cotdistill.storage.ours import refuse_other_kind
 
 QUESTIONS = ("What is 15% of 240?", "If a train travels 120 km in 2 hours, what is its average speed?", "Why?")
 """What both models are asked: the likeliest next token after every token of these prompts must stay what it is."""
@@ -148,7 +149,7 @@ def replaced(target: Path, *, overwrite: bool) -> Iterator[Path]:
     if old.exists() and not target.exists():  # a kill came between the two renames
         with disk_errors(target):
             os.replace(old, target)
-    refuse_existing(target, overwrite=overwrite)
+    refuse_existing(target, "directory", overwrite=overwrite)
     try:
         with disk_errors(target):
             for leftover in (unfinished, old):
@@ -168,8 +169,10 @@ def replaced(target: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Raise ``ResumeError`` where ``target`` exists, unless it may be overwritten: a file, or a model of ours."""
+def refuse_existing(target: Path, holds: Literal["file", "directory"], *, overwrite: bool) -> None:
+    """Raise ``ResumeError`` where ``target`` exists, unless it may be overwritten: a file by a file, or a model of ours
+    by a model."""
+    refuse_other_kind(target, holds)
     if target.is_dir() and any(target.iterdir()):
         if overwrite and (target / CARD).is_file() and (target / "config.json").is_file():
             return

@@ -55,7 +55,7 @@ def run_evaluate(
     # Only where they are set: records from before there were any still fit.
     claimed |= {"few_shot": shots_hash(shots)} if shots else {}
     claimed |= {"num_samples": num_samples} if num_samples > 1 else {}
-    manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
+    manifest.claim(stage, claimed, overwrite=overwrite, files=[path], holds=Prediction)
     ids = [question.id for question in questions]
     before = Account(path, Prediction, Keys(question.id for question in (*questions, *unasked)))
     planned = [(question_id, sample) for question_id in ids for sample in range(num_samples)]

@@ -71,7 +71,7 @@ def run_generate(
         "batch_size": settings.batch_size,
         "sampling": settings.sampling.that_count,
     }
-    manifest.claim(stage, claimed, overwrite=overwrite, files=[path])
+    manifest.claim(stage, claimed, overwrite=overwrite, files=[path], holds=Trace)
     later = _Later(stage, path, manifest, steps, teachers, overwrite=overwrite)
 
     def messages(question: Question, step: Step) -> tuple[Message, ...]:

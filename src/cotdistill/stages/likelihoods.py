@@ -57,7 +57,8 @@ def run_likelihoods(
     }
     known = manifest.stages.get(STAGE)
     stale = known is None or known.engine not in ("", engine) or changes(STAGE, known.settings, claimed)
-    manifest.claim(STAGE, claimed, overwrite=overwrite and bool(stale), files=[path])  # scores that fit stay true
+    anew = overwrite and bool(stale)  # scores that fit stay true
+    manifest.claim(STAGE, claimed, overwrite=anew, files=[path], holds=Likelihood)
 
     def owed(done: Keys) -> Iterator[tuple[str, str, Question, str]]:
         """Hash, trace id, question and text of what has no score yet, each text once."""

@@ -110,7 +110,9 @@ class Teaching(msgspec.Struct, frozen=True):
             "trust_remote_code": models.trust_remote_code,
             "train": settings.that_count,
         }
-        manifest.claim("train", claimed, overwrite=self.overwrite, files=[self.directory / "5_adapter"])
+        manifest.claim(
+            "train", claimed, overwrite=self.overwrite, files=[self.directory / "5_adapter"], holds="directory"
+        )
         if manifest.done("train"):
             return msgspec.convert(manifest.facts("train")["ladder"], Ladder)
 

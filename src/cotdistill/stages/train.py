@@ -93,7 +93,7 @@ def run_train(
         claimed |= {"teacher": teacher.identity} if teacher else {}
         claimed |= {"few_shot": shots_hash(shots)} if teacher and shots else {}
         if ranks.first:
-            manifest.claim(stage, claimed, overwrite=overwrite, files=[output_dir])
+            manifest.claim(stage, claimed, overwrite=overwrite, files=[output_dir], holds="directory")
     ranks.alike(digest(claimed))
     if ranks.told(manifest.done(stage)):
         log.info("%s: already trained", output_dir)

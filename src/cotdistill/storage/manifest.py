@@ -30,6 +30,7 @@ from cotdistill.identity import sha256_of
 from cotdistill.machine import origin
 from cotdistill.storage.disk import cannot, write_atomic
 from cotdistill.storage.fingerprint import WAYS_ON, changes
+from cotdistill.storage.ours import Holds, holds_something, refuse_foreign, refuse_other_kind
 
 log = logging.getLogger(__name__)
 
@@ -94,22 +95,26 @@ class Manifest:
             raise DataError(f"{path}: schema {schema!r}, this version reads {SCHEMA}; choose another run name")
         return cls(path, notes, stages)
 
-    def claim(self, stage: str, settings: Mapping[str, object], *, overwrite: bool, files: list[Path]) -> None:
-        """Begin a stage or go on with it; ``files`` are what it writes (a file or a directory each).
+    def claim(
+        self, stage: str, settings: Mapping[str, object], *, overwrite: bool, files: list[Path], holds: Holds = "file"
+    ) -> None:
+        """Begin a stage or go on with it; ``files`` are what it writes, each of which ``holds`` the same.
 
         The same settings go on; ``overwrite`` forgets the stage and deletes its files. Raises ``ResumeError``
-        for other settings, naming them, and for files that nothing on record explains.
+        for other settings, naming them, for files that nothing on record explains, and for what is not ours.
         """
         plain = self._plain(settings)
+        for file in files:
+            (refuse_other_kind if stage in self._stages else refuse_foreign)(file, holds)
         if overwrite:
             self._forget(stage, files)
         known = self._stages.get(stage)
         if known is None:
-            if made := next((file for file in files if _holds_something(file)), None):
+            if made := next((file for file in files if holds_something(file)), None):
                 problem = f"{made} exists and {self.path} does not say how it was made"
                 raise ResumeError(f"{problem}; choose another output or run name, or start anew with --overwrite")
             known = self._stages[stage] = Stage(plain, [], _now())
-        elif not known.finished and not any(map(_holds_something, files)):
+        elif not known.finished and not any(map(holds_something, files)):
             known.settings = plain  # nothing was made with the old ones
             known.engine = ""
         elif changed := changes(stage, known.settings, plain):
@@ -133,7 +138,7 @@ class Manifest:
         """
         known = self._stages[stage]
         files = [self.path.parent / file for file in known.files]
-        if known.engine and known.engine != engine and any(map(_holds_something, files)):
+        if known.engine and known.engine != engine and any(map(holds_something, files)):
             raise self._other_settings(files, [f"engine: {known.engine} -> {engine}"])
         known.planned, known.engine = planned, engine
         known.finished, known.began = None, datetime.now(UTC)
@@ -152,13 +157,8 @@ class Manifest:
         return ResumeError(f"{made} ({'; '.join(changed)}): {WAYS_ON.format(what='settings')}")
 
     def _forget(self, stage: str, files: list[Path]) -> None:
-        known = self._stages.pop(stage, None)
-        if known:
+        if self._stages.pop(stage, None):
             self._write()  # first: a kill in between must not leave a finished stage without its files
-        else:
-            for file in files:
-                if file.is_dir() and _holds_something(file) and not _ours(file):
-                    raise ResumeError(f"{file} is not ours to overwrite; remove it yourself or choose another output")
         for file in files:
             try:
                 if file.is_dir() and not file.is_symlink():
@@ -224,16 +224,6 @@ class Manifest:
     def _write(self) -> None:
         content = msgspec.json.encode({"schema": SCHEMA, **self._notes, "stages": self._stages})
         write_atomic(self.path, msgspec.json.format(content, indent=2) + b"\n")
-
-
-def _ours(directory: Path) -> bool:
-    return any((directory / name).exists() for name in ("adapter_config.json", "cotdistill.json", "checkpoints"))
-
-
-def _holds_something(file: Path) -> bool:
-    if file.is_dir():
-        return any(path.is_file() for path in file.rglob("*"))
-    return file.exists() and file.stat().st_size > 0
 
 
 def file_hash(path: str | Path) -> str:
