@@ -276,3 +276,41 @@ def test_exact_overlap_stops_the_run_and_lists_ids() -> None:
     with pytest.raises(DataError, match=r"^1 test questions .*\(q0\)"):
         refuse_overlap(asked("What is 2 + 2?"), asked("what is 2+2"))
     assert refuse_overlap(asked("What is 2 + 2?"), asked("What is 2 + 3?")).exact == ()
+
+
+# keys
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("q.jsonl", lines({"question": "2?", "answer": "2", "Gold": "3"})), ("q.csv", "question,answer,Gold\n2?,2,3\n"),
+])  # fmt: skip
+def test_an_answer_key_that_no_row_has_is_a_usage_error_naming_those_there_are(tmp_path, name, content):
+    with pytest.raises(UsageError, match=r"has 'gold' \(their keys: 'question', 'answer', 'Gold'\)"):
+        load(tmp_path, content, name, answer_key="gold")
+
+
+def test_an_answer_key_that_some_rows_have_is_enough_and_the_usual_one_may_be_absent(tmp_path, caplog):
+    loaded = load(tmp_path, lines({"question": "2?"}, {"question": "3?", "gold": "3"}), answer_key="gold").rows
+    assert [question.gold for question in loaded] == [None, "3"]
+    assert load(tmp_path, lines({"question": "2?"})).rows[0].gold is None
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("key", ["Answer", " answer "])
+def test_a_key_that_differs_from_answer_by_case_or_blanks_is_said(tmp_path, caplog, key):
+    assert load(tmp_path, lines({"question": "2?", key: "2"})).rows[0].gold is None
+    assert f"{key!r} is not taken for 'answer'; --answer_key" in caplog.text
+    caplog.clear()
+    load(tmp_path, lines({"question": "2?", "answer": "2", key: "3"}))
+    assert not caplog.text
+
+
+def test_a_key_that_differs_from_question_by_case_or_blanks_is_said(tmp_path):
+    with pytest.raises(DataError, match="add it or use --question_key 'Question '"):
+        load(tmp_path, lines({"Question ": "2?"}))
+
+
+def test_blanks_around_the_names_of_csv_columns_do_not_count(tmp_path):
+    assert load(tmp_path, "question, answer \n2?,2\n", "q.csv").rows[0].gold == "2"
+    with pytest.raises(DataError, match=r"q\.csv:1: two columns are called 'answer'"):
+        load(tmp_path, "question,answer,answer \n2?,2,3\n", "q.csv")

@@ -9,8 +9,10 @@ too (see ``exchange``).
 
 import csv
 import hashlib
+import logging
 import math
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,8 @@ import msgspec
 from cotdistill.errors import DataError, SetupError, UsageError
 from cotdistill.exchange import exchange_in
 from cotdistill.shown import first_of
+
+log = logging.getLogger(__name__)
 
 
 class Question(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,14 +76,17 @@ def load_questions(
 
     A GSM8K-style answer is cut to its gold; a number or true/false becomes text. ``limit`` keeps the first ones.
     Raises ``DataError``, with file and line, for what cannot be read, a row without a question, one id with two
-    texts, and one text with two golds; ``SetupError`` where a format needs a package that is not installed.
+    texts, and one text with two golds; ``UsageError`` for an ``answer_key``, other than the usual one, that no row has;
+    ``SetupError`` where a format needs a package that is not installed.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; it must be at least 1")
     seen: dict[str, tuple[str, Question]] = {}
     golds: dict[str, tuple[str, str]] = {}
     merged = 0
+    keys: dict[str, None] = {}  # of all rows, in their order
     for where, row in _rows(path):
+        keys |= dict.fromkeys(row)
         question = _question(where, row, question_key, answer_key)
         content = content_id(question.text, question.choices)
         if question.gold is not None:
@@ -99,7 +106,28 @@ def load_questions(
         merged += 1
     if not seen:
         raise DataError(f'{path} holds no questions; write one a line, like {{"question": "What is 15% of 240?"}}')
+    if answer_key not in keys:
+        _say_no_answers(path, answer_key, keys)
     return Questions([question for _, question in seen.values()][:limit], merged)
+
+
+def _say_no_answers(path: str | Path, answer_key: str, keys: Iterable[str]) -> None:
+    """No row has the key: where somebody named it, it is a slip of the pen, and every trace would teach unchecked."""
+    if answer_key != "answer":
+        raise UsageError(
+            f"no row of {path} has {answer_key!r} (their keys: {_listed(keys)}); correct --answer_key, or leave it out"
+        )
+    if meant := _almost(answer_key, keys):
+        log.warning("%s: %r is not taken for %r; --answer_key %s reads it", path, meant, answer_key, shlex.quote(meant))
+
+
+def _almost(wanted: str, keys: Iterable[str]) -> str | None:
+    """The key that differs from the wanted one by case and blanks only."""
+    return next((key for key in keys if key.strip().lower() == wanted.lower()), None)
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return ", ".join(ascii(key) for key in list(keys)[:8]) or "none"
 
 
 def _rows(path: str | Path) -> Iterator[_Row]:
@@ -151,6 +179,9 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            if twice := next((name for name in names if name and names.count(name) > 1), None):
+                raise DataError(f"{path}:1: two columns are called {twice!r}; rename one")
             for row in reader:
                 if None in row:
                     raise DataError(f"{path}:{reader.line_num}: more columns than the header names; quote its commas")
@@ -227,8 +258,8 @@ def _asked(where: str, row: dict[str, object], question_key: str, answer_key: st
         raise DataError(f"{where}: {error}") from error
     if found:
         return found.question, found.answer
-    keys = ", ".join(ascii(key) for key in list(row)[:8]) or "none"
-    raise DataError(f"{where}: no {question_key!r} in this row (its keys: {keys}); add it or use --question_key")
+    way = f"--question_key {shlex.quote(meant)}" if (meant := _almost(question_key, row)) else "--question_key"
+    raise DataError(f"{where}: no {question_key!r} in this row (its keys: {_listed(row)}); add it or use {way}")
 
 
 def _gold(where: str, key: str, answer: object) -> str | None:
