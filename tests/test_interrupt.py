@@ -49,7 +49,7 @@ def stopped(*words: str, signals: list[int]) -> tuple[int, str, str, float]:
     return process.returncode, out, err, time.monotonic() - begin
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_signal_lets_the_command_tidy_up_and_says_how_to_go_on(number):
     code, out, err, _ = stopped("tidy", "0.5", signals=[number])
     assert (code, out) == (130, "tidied\n")
@@ -61,6 +61,31 @@ def test_a_second_signal_ends_the_tidying_at_once():
     assert (code, out) == (130, "")
     assert seconds < 4  # that many a first signal alone would have given it
     assert err == "interrupted; the same command goes on from here\n"
+
+
+def test_a_terminal_that_hangs_up_with_nobody_left_to_read_ends_the_command_all_the_same():
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "tidy", "0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 130
+
+
+def test_a_command_under_nohup_goes_on():
+    quick = PROGRAM.replace("time.sleep(60)", "time.sleep(1)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", quick, "python"], stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    assert process.stdout
+    process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("words", [("native",), ("tidy", "60")], ids=" ".join)

@@ -1,4 +1,4 @@
-"""Interrupt: Ctrl-C and SIGTERM end a command within five seconds, wherever it is.
+"""Interrupt: Ctrl-C, SIGTERM and a terminal that hangs up end a command within five seconds, wherever it is.
 
 The first one raises ``KeyboardInterrupt`` in the main thread, so that files are closed and rows in flight are
 finished or dropped whole. Python does that only between two of its own instructions; a long backward pass or a
@@ -14,7 +14,7 @@ import threading
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 GRACE = 4.0
 """Seconds between the first signal and the end."""
 
@@ -23,7 +23,7 @@ EXIT_CODE = 130
 
 
 def stop_in_time() -> None:
-    """Take over SIGINT and SIGTERM for this process; to be called once, in the main thread. A signal that whoever
+    """Take over these signals for this process; to be called once, in the main thread. A signal that whoever
     started us had turned off (``nohup``, a job in the background of a script) stays off."""
     heard, told = socket.socketpair()
     told.setblocking(False)
@@ -68,5 +68,6 @@ def _next(heard: socket.socket) -> None:
 
 def leave() -> NoReturn:
     """End the process at once, from whatever thread."""
-    os.write(2, f"{INTERRUPTED}\n".encode())
+    with contextlib.suppress(OSError):  # the terminal may be what has gone
+        os.write(2, f"{INTERRUPTED}\n".encode())
     os._exit(EXIT_CODE)
