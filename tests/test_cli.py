@@ -146,3 +146,28 @@ def test_a_script_without_its_packages_says_what_to_install():
     done = subprocess.run([sys.executable, "-S", script, "--help"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: the package typer is missing: pip install -e .\n"
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """What a shell says of a line in which ``COT`` stands for the command."""
+    command = f"{sys.executable} -c 'import sys; sys.path.insert(0, \"{SRC}\"); from cotdistill.cli import main; main()'"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line.replace("COT", command)], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("COT models list | head -1", 0), ("COT models list | true", 0), ("COT run {recipe} --dry-run | head -1", 0),
+        ("COT models list >&-", 0), ("COT models list >&- 2>&- <&-", 0), ("COT run nowhere.yaml 2>&-", 2),
+        ("COT run nowhere.yaml 2>&1 | true", 2), ("COT models list > /dev/full", 1),
+    ],
+)  # fmt: skip
+def test_a_reader_that_leaves_or_was_never_there_is_no_failure_and_no_traceback(line, code):
+    done = shell(line.format(recipe=Path(SRC).parent / "recipes/quickstart.yaml"))
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    if "full" in line:
+        assert done.stderr.startswith("error: cannot ")
+        assert done.stderr.count("\n") == 1
+

@@ -20,6 +20,7 @@ from cotdistill.errors import CotdistillError
 from cotdistill.interrupt import EXIT_CODE, INTERRUPTED, stop_in_time
 from cotdistill.shown import visible
 from cotdistill.storage.disk import cannot
+from cotdistill.streams import open_streams
 
 SETTINGS: dict[str, Any] = {"token_normalize_func": lambda token: token.replace("-", "_")}
 """``--num-epochs`` is ``--num_epochs``."""
@@ -75,6 +76,7 @@ def script(command: Callable[..., None]) -> None:
 
 def guard(program: Callable[[], object]) -> None:
     """Run a program and leave with the right exit code; what the user can fix is one sentence, no traceback."""
+    open_streams()
     quiet = "--quiet" in sys.argv
     logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING, stream=sys.stderr)
     logging.getLogger("cotdistill").setLevel(logging.ERROR if quiet else logging.INFO)
@@ -113,7 +115,12 @@ def guard(program: Callable[[], object]) -> None:
         what = _out_of_memory() if "out of memory" in str(error) else f"{type(error).__name__}: {visible(str(error))}"
         print(f"error: {what} (COTDISTILL_TRACEBACK=1 shows where)", file=sys.stderr)
         code = 1
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not code:
+            print(f"error: {cannot('write', Path('the output'), error)}", file=sys.stderr)
+        code = code or 1
     sys.stderr.flush()
     # Engines keep threads of their own in native code, which a normal exit would wait for or trip over;
     # every file is closed by now.
