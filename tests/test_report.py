@@ -359,6 +359,16 @@ def full_report() -> Report:
     )
 
 
+def test_a_terminal_that_is_too_narrow_cuts_no_number() -> None:
+    report, console = full_report(), Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+    print_report(report, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    squeezed = [" ".join(line.split()) for line in text.splitlines()]
+    assert "student 41/80 51 % [40, 62] 51 % 38 0 30 0.50" in squeezed
+    assert "ages 5/40 12 % 20/40 50 % 30/40 75 %" in squeezed
+
+
 def test_the_table_holds_every_number_in_80_columns() -> None:
     report = full_report()
     gap = report.gap_interval

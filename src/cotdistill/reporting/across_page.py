@@ -9,7 +9,7 @@ from rich.text import Text
 from cotdistill.errors import UsageError
 from cotdistill.reporting.across import Across
 from cotdistill.reporting.markup import environment, policy, source
-from cotdistill.reporting.table import bare_p, percent, points, say, table_of
+from cotdistill.reporting.table import bare_p, percent, points, say, show, table_of
 from cotdistill.shown import one_line
 from cotdistill.statistics import Paired, p_text
 from cotdistill.storage.disk import cannot, write_atomic
@@ -54,7 +54,7 @@ def print_across(found: Across, console: Console) -> None:
                  for name in ("base", "student", "teacher")]  # fmt: skip
         row = (*shown, points(run.difference, short=True), bare_p(run.paired.p_value), run.verdict.replace("_", " "))
         runs.add_row(Text(one_line(run.name)), str(run.seed), *row)
-    console.print(runs)
+    show(runs, console)
     console.print()
     for pair in found.pairs:
         say(f"{pair.b} against {pair.a}: {points(pair.difference)}; {_counts(pair.paired)}", console)

@@ -3,8 +3,8 @@
     model    right       accuracy  strict  no answer  truncated  tokens  s/question
     student  41/80  51 % [40, 62]    51 %         38          0      30        0.50
 
-Fits 80 columns and needs no terminal. Names come from files, so they are shown as plain text: no markup is
-read in them and control characters are dropped.
+Fits 80 columns, is not cut where there are fewer, and needs no terminal. Names come from files, so they are shown as
+plain text: no markup is read in them and control characters are dropped.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,8 @@ from cotdistill.shown import one_line
 from cotdistill.statistics import SIGNIFICANCE, Paired, p_text
 
 MOST_CATEGORIES = 20
+FOLDED = 16
+"""Characters of a name that are left on one line where there is no room for more."""
 LEGEND = (
     "right, accuracy: by the marker, else the last number, choice or word;",
     "strict: by the marker alone; in brackets: the 95 % interval (Wilson).",
@@ -48,7 +51,7 @@ def print_report(report: Report, console: Console) -> None:
         _print_ladder(ladder, console)
     if stages := report.details.get("plan", {}).get("stages"):
         say("Forecast, and what it took", console, style="bold")
-        console.print(_forecast_table(msgspec.convert(stages, list[Outcome])))
+        show(_forecast_table(msgspec.convert(stages, list[Outcome])), console)
         console.print()
     if report.causes:
         say("Likely causes:", console, style="bold")
@@ -69,7 +72,7 @@ def _print_ladder(details: dict[str, Any], console: Console) -> None:
             p = bare_p(one.p_value)
             cells = [f"{one.right}/{one.n}", str(one.gained), str(one.lost), p, f"{one.tokens:,}", f"{one.seconds:.0f}"]
         table.add_row(Text(line.name), *cells, line.outcome)
-    console.print(table)
+    show(table, console)
     for line in lines:
         if line.said:
             say(f"- {line.said}", console)
@@ -109,14 +112,14 @@ def percent(share: float | None) -> str:
 
 def _print_comparison(title: str, comparison: Comparison, console: Console) -> None:
     say(title, console, style="bold")
-    console.print(_model_table(comparison.models))
+    show(_model_table(comparison.models), console)
     if lines := _lines(comparison):
         console.print()
     for line in lines:
         say(line, console)
     if categories := _category_table(comparison.models):
         console.print()
-        console.print(categories)
+        show(categories, console)
     console.print()
 
 
@@ -168,6 +171,18 @@ def table_of(first: str, *others: str) -> Table:
     for other in others:
         table.add_column(Text(other), justify="right", no_wrap=True)
     return table
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table whole: on a terminal that is too narrow its lines run over, and only long names are folded."""
+    whole = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    names = max(Measurement.get(console, console.options, cell).maximum for cell in table.columns[0].cells)
+    before = console.width
+    try:
+        console.width = max(before, whole - max(0, names - FOLDED))
+        console.print(table)
+    finally:
+        console.width = before
 
 
 def _interval(score: ModelScore) -> str:
