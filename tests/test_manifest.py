@@ -182,8 +182,8 @@ def test_overwrite_never_deletes_a_directory_that_nobody_here_made(tmp_path):
 def test_seconds_add_up_over_processes_and_a_killed_one_counts_up_to_its_last_row(tmp_path):
     path, file = begun(tmp_path)
     first = Manifest.open(path)
-    first.begin("generate", planned=3, engine="scripted")
     began = time.time()
+    first.begin("generate", planned=3, engine="scripted")
     os.utime(file, (began + 40, began + 40))  # the last row before the kill
     second = Manifest.open(path)
     assert second.stages["generate"].spent(tmp_path) == pytest.approx(40, abs=0.5)
@@ -271,3 +271,19 @@ def test_a_forged_record_leads_to_no_file_outside_its_directory(tmp_path, file):
     stage = {"settings": {}, "files": [file], "started": ""}
     (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "stages": {"evaluate/base": stage}}))
     assert Manifest.open(tmp_path / "m.json").output("evaluate/base") == tmp_path / "secret.jsonl"
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_finished_training_without_its_weights_is_owed_again(tmp_path, file):
+    path, adapter = tmp_path / "m.json", tmp_path / "adapter"
+    Manifest.open(path).claim("train", {}, overwrite=False, files=[adapter], holds="directory")
+    adapter.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (adapter / name).write_text("x")
+    Manifest.open(path).finish("train")
+    assert Manifest.open(path).lost("train") is None
+    (adapter / file).unlink()
+    assert Manifest.open(path).lost("train") == adapter / file
+    manifest = Manifest.open(path)
+    manifest.claim("train", {}, overwrite=False, files=[adapter], holds="directory")
+    assert not manifest.done("train")

@@ -13,6 +13,7 @@ import pytest
 from cotdistill import pipeline
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError
+from cotdistill.reporting.publication import publish
 from cotdistill.status import Status, status_of
 from cotdistill.storage.lock import locked
 from cotdistill.storage.manifest import Manifest
@@ -207,3 +208,71 @@ def test_the_command_prints_a_table_or_json_quickly_and_without_torch(runs):
         status_of(runs / "tiny")
         took.append(time.monotonic() - start)
     assert min(took) < 0.5
+
+
+def test_the_next_command_of_a_renamed_or_copied_run_goes_on_with_that_one(cut, tmp_path, monkeypatch):
+    renamed = cut.rename(tmp_path / "second")
+    assert status_of(renamed).next == f"cotdistill run {renamed}/recipe.yaml --runs {tmp_path} --name second"
+    monkeypatch.chdir(renamed)
+    assert status_of(Path(".")).next == f"cotdistill run recipe.yaml --runs {tmp_path} --name second"
+    (tmp_path / "runs").mkdir()
+    renamed.rename(tmp_path / "runs/third")
+    monkeypatch.chdir(tmp_path)
+    assert status_of(Path("runs/third")).next == "cotdistill run runs/third/recipe.yaml --name third"
+
+
+@pytest.fixture
+def finished(runs: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoilt."""
+    return Path(shutil.copytree(runs / "tiny", tmp_path / "tiny"))
+
+
+@pytest.mark.parametrize(
+    ("file", "owed"),
+    [
+        ("1_held_out.jsonl", "questions"), ("2_traces.jsonl", "generate"),
+        ("5_adapter/adapter_model.safetensors", "train"), ("6_predictions/student.jsonl", "evaluate/student"),
+    ],
+)  # fmt: skip
+def test_a_finished_stage_without_its_file_is_owed_and_the_file_named(finished, file, owed):
+    (finished / file).unlink()
+    found = status_of(finished)
+    assert not stage(found, owed).done
+    assert stage(found, owed).note == f"{Path(file).name} is gone"
+    assert found.next == f"cotdistill run {finished}/recipe.yaml --runs {finished.parent}"
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("6_predictions/student.jsonl", "student.jsonl is gone, and no report is made without it; this asks again"),
+        ("6_predictions/unseen/base.jsonl", "base.jsonl is gone"),
+        ("1_held_out.jsonl", "1_held_out.jsonl is gone; this makes it again"),
+        ("recipe.yaml", "recipe.yaml is gone; this makes it again: cotdistill run RECIPE --runs "),
+        ("manifest.json", "put it back, or start anew: cotdistill run "),
+    ],
+)
+def test_a_report_without_a_file_that_was_there_leaves_the_old_one_and_says_what_brings_it_back(finished, file, said):
+    before = (finished / "7_report.json").read_bytes()
+    (finished / file).unlink()
+    with pytest.raises(DataError, match=said):
+        publish(finished)
+    assert (finished / "7_report.json").read_bytes() == before
+
+
+def test_the_status_of_a_run_without_its_manifest_says_so(finished):
+    (finished / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"manifest\.json is gone, .* start anew: cotdistill run .* --overwrite"):
+        status_of(finished)
+
+
+def test_an_adapter_that_has_lost_its_weights_is_trained_again(finished, monkeypatch):
+    from cotdistill.recipe import load_recipe
+
+    weights = finished / "5_adapter/adapter_model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+    pipeline.run(load_recipe(finished / "recipe.yaml"), runs=finished.parent, quiet=True)
+    assert weights.read_bytes() == before
+    assert status_of(finished).done

@@ -123,7 +123,9 @@ def load_adapter(model: Model, directory: Path) -> Any:
     if not (directory / "adapter_config.json").is_file():
         raise SetupError(f"{directory} is not an adapter: it has no adapter_config.json")
     if not (directory / WEIGHTS).is_file():
-        raise SetupError(f"{directory} has no {WEIGHTS}; pickled adapters (.bin) are not read")
+        pickled = (directory / "adapter_model.bin").is_file()
+        way = "pickled adapters (.bin) are not read" if pickled else "put it back, or train again with the same command"
+        raise SetupError(f"{directory} has no {WEIGHTS}; {way}")
     card = read_card(directory)
     if card and card.base_hash != (found := model_hash(model.directory)):
         raise SetupError(

@@ -12,6 +12,7 @@ the command is started in, like every path on the command line.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
@@ -20,6 +21,7 @@ from cotdistill.bounds import PlanQuestions
 from cotdistill.choices import with_choices
 from cotdistill.engines import Sampling
 from cotdistill.errors import DataError, UsageError
+from cotdistill.going_on import go_on
 from cotdistill.settings.evaluate import Evaluate, baselines_in
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
@@ -78,6 +80,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises ``DataError`` naming file and place for anything it does not understand."""
+    if (path / "recipe.yaml").is_file():
+        raise UsageError(f"{path} is a run directory; to go on: {go_on(path)}")
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
@@ -169,7 +173,17 @@ def to_yaml(plain: object) -> str:
 
 class _Loader(yaml.SafeLoader):
     """Reads 1e-3 and 1.5e3 as the numbers that everybody means; to YAML 1.1 they are words, for want of a dot in the
-    one and of a sign in the other."""
+    one and of a sign in the other. Of a key that is there twice PyYAML would keep the later value without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice; put them together")
+                seen.add(key.value)
+        return node
 
 
 class _Dumper(yaml.SafeDumper):

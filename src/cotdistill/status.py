@@ -19,6 +19,7 @@ from cotdistill.answer_only import ADAPTER
 from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.engines.server import Server
 from cotdistill.errors import DataError
+from cotdistill.going_on import go_on, refuse_gap
 from cotdistill.journal import whole_rows
 from cotdistill.line_up import UNSEEN, labels
 from cotdistill.plans.plan import BASE
@@ -74,6 +75,7 @@ def status_of(path: Path) -> Status:
     """
     record = record_of(path)
     if not record.is_file():
+        refuse_gap(path, Manifest(path / "manifest.json", {}, {}))
         raise DataError(f"{path} has no manifest; name a run directory, or an output of generate, train or evaluate")
     manifest = Manifest.open(record)
     is_run = record.parent.resolve() == path.resolve()
@@ -156,9 +158,10 @@ def _stage(name: str, manifest: Manifest, **more: Any) -> StageStatus:
     known = manifest.stages.get(name)
     if known is None:
         return StageStatus(name, **{"done": False, **more})
-    money = known.facts.get("money")
+    money, lost = known.facts.get("money"), manifest.lost(name)
     said: dict[str, Any] = {
-        "done": known.finished is not None,
+        "done": known.finished is not None and not lost,
+        "note": f"{lost.name} is gone" if lost else "",
         "seconds": round(known.spent(manifest.path.parent), 1),
         "money": money if isinstance(money, float) else None,
         "started": known.started,
@@ -181,9 +184,10 @@ def _rows(name: str, manifest: Manifest, file: Path, planned: int | None, server
         completion += row.completion_tokens
     missing = None if planned is None else max(0, planned - present)
     more: dict[str, Any] = {"money": spent} if server and (spent := server.money(prompt, completion)) else {}
+    done = manifest.done(name) and not (missing or failed or manifest.lost(name))
     return _stage(
-        name, manifest, done=manifest.done(name) and not missing and not failed, planned=planned, present=present,
-        failed=failed, missing=missing, prompt_tokens=prompt, completion_tokens=completion, **more,
+        name, manifest, done=done, planned=planned, present=present, failed=failed, missing=missing,
+        prompt_tokens=prompt, completion_tokens=completion, **more,
     )  # fmt: skip
 
 
@@ -202,8 +206,8 @@ def _train(adapter: Path, manifest: Manifest, stage: str = "train") -> StageStat
     known = manifest.stages.get(stage)
     # The student of a ladder is that of a rung, whose tokens are counted there.
     tokens = known.facts.get("tokens") if known and "ladder" not in known.facts else 0
-    note = "" if manifest.done(stage) else _checkpoint(adapter / "checkpoints" / "complete.json")
-    return _stage(stage, manifest, prompt_tokens=tokens if isinstance(tokens, int) else 0, note=note)
+    more = {} if manifest.done(stage) else {"note": _checkpoint(adapter / "checkpoints" / "complete.json")}
+    return _stage(stage, manifest, prompt_tokens=tokens if isinstance(tokens, int) else 0, **more)
 
 
 def _rung(name: str, manifest: Manifest) -> StageStatus:
@@ -232,9 +236,7 @@ def _count(path: Path, type_: type[msgspec.Struct]) -> int:
 def _next(path: Path, is_run: bool, stages: list[StageStatus], holder: Holder | None) -> str:
     owed = next((stage for stage in stages if not stage.done), None)
     if is_run:
-        recipe = shlex.quote(str(path / "recipe.yaml")) if (path / "recipe.yaml").is_file() else "RECIPE"
-        runs = "" if path.parent == Path("runs") else f" --runs {shlex.quote(str(path.parent))}"
-        again = f"cotdistill run {recipe}{runs}"
+        again = go_on(path)
     else:
         command = owed.name.partition("/")[0] if owed else ""
         again = f"run the same {'generate' if command == 'verify' else command} command again"

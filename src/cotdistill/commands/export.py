@@ -42,6 +42,7 @@ def export(
     from cotdistill.download import local_model
     from cotdistill.errors import UsageError
     from cotdistill.export import export_model
+    from cotdistill.going_on import go_on, refuse_gap
     from cotdistill.learning.ranks import here
     from cotdistill.recipe import load_recipe
     from cotdistill.storage.manifest import Manifest
@@ -55,10 +56,12 @@ def export(
     if run:
         if base_model or lora_model:
             raise UsageError("give a run directory, or --base_model and --lora_model, not both")
+        manifest = Manifest.open(run / "manifest.json")
+        refuse_gap(run, manifest)
         if not (run / "recipe.yaml").is_file():
             raise UsageError(f"{run} is no run directory; name one, such as runs/quickstart")
-        if evaluate and not Manifest.open(run / "manifest.json").done("evaluate/student"):
-            raise UsageError(f"--evaluate compares with the student, and {run} is not finished: cotdistill run RECIPE")
+        if evaluate and not manifest.done("evaluate/student"):
+            raise UsageError(f"--evaluate compares with the student, and {run} is not finished: {go_on(run)}")
         models = load_recipe(run / "recipe.yaml").models
         base_model, lora_model = models.student, run / "5_adapter"
         four_bit, trust_remote_code = models.load_in_4bit is True, trust_remote_code or models.trust_remote_code

@@ -7,6 +7,7 @@ No model is loaded and nothing is asked again, so a report can be made anew wher
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import msgspec
 
 from cotdistill.errors import DataError
 from cotdistill.generated import chance_rate
+from cotdistill.going_on import go_on, refuse_gap
 from cotdistill.journal import Rows, read_rows
 from cotdistill.judging.files import with_verdicts
 from cotdistill.learning.ladder import Ladder
+from cotdistill.line_up import labels
 from cotdistill.plans.forecast import compared
 from cotdistill.plans.plan import PLAN, read_plan
 from cotdistill.prediction import Prediction
@@ -60,12 +63,14 @@ def read_run(directory: Path) -> RunFiles:
     if not directory.is_dir():
         raise DataError(f"{directory} is no run directory, such as runs/quickstart")
     manifest = Manifest.open(directory / "manifest.json")
+    refuse_gap(directory, manifest)
     held_out = _rows(directory / "1_held_out.jsonl", Question)
     unseen = _rows(directory / "1_unseen.jsonl", Question)
     predictions = _predictions(directory, manifest, "", held_out)
     if not predictions or not (directory / "recipe.yaml").is_file():
-        raise DataError(f"{directory} has no report yet; finish the run: cotdistill run RECIPE")
+        raise DataError(f"{directory} has no report yet; finish the run: {go_on(directory)}")
     recipe = load_recipe(directory / "recipe.yaml")
+    _refuse_lost(directory, manifest, recipe)
     if not recipe.evaluate.answer_only:  # it was not kept in step with the student
         predictions.pop(ANSWER_ONLY, None)
     return RunFiles(
@@ -80,6 +85,14 @@ def read_run(directory: Path) -> RunFiles:
         predictions=predictions,
         unseen_predictions=_predictions(directory, manifest, "unseen/", unseen),
     )
+
+
+def _refuse_lost(directory: Path, manifest: Manifest, recipe: Recipe) -> None:
+    """A report without answers that were given would replace one that has them."""
+    asked = labels(recipe, recipe.train.objective, unseen=recipe.questions.unseen is not None)
+    for label in chain.from_iterable(asked.values()):
+        if lost := manifest.lost(f"evaluate/{label}"):
+            raise DataError(f"{lost} is gone, and no report is made without it; this asks again: {go_on(directory)}")
 
 
 def report_of(run: RunFiles) -> Report:

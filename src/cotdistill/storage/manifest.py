@@ -30,7 +30,7 @@ from cotdistill.identity import sha256_of
 from cotdistill.machine import origin
 from cotdistill.storage.disk import cannot, write_atomic
 from cotdistill.storage.fingerprint import WAYS_ON, changes
-from cotdistill.storage.ours import Holds, holds_something, refuse_foreign, refuse_other_kind
+from cotdistill.storage.ours import Holds, gone, holds_something, refuse_foreign, refuse_other_kind
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Manifest:
             known.engine = ""
         elif changed := changes(stage, known.settings, plain):
             raise self._other_settings(files, changed)
-        elif known.finished and (lost := next((file for file in files if not file.exists()), None)):
+        elif known.finished and (lost := next(filter(None, map(gone, files)), None)):
             log.warning("%s is gone; the stage %s will be done again", lost, stage)
             known.finished = None
         known.files = [os.path.relpath(file, self.path.parent) for file in files]
@@ -197,6 +197,11 @@ class Manifest:
     def done(self, stage: str) -> bool:
         """Whether the stage was finished."""
         return stage in self._stages and self._stages[stage].finished is not None
+
+    def lost(self, stage: str) -> Path | None:
+        """What is gone of the files of a finished stage, which is therefore owed again; None for nothing."""
+        files = [self.path.parent / file for file in self._stages[stage].files] if self.done(stage) else []
+        return next(filter(None, map(gone, files)), None)
 
     def facts(self, stage: str) -> dict[str, object]:
         """What ``finish`` recorded; empty for a stage that is not done."""

@@ -39,6 +39,12 @@ def refuse_foreign(path: Path, holds: Holds) -> None:
         raise ResumeError(f"{path} holds something else and is not ours to overwrite: {WAY}")
 
 
+def gone(path: Path) -> Path | None:
+    """What of a finished output is not there: it itself, or of an adapter its weights or their description."""
+    needed = (path / "adapter_model.safetensors", path / "adapter_config.json") if path.is_dir() else (path,)
+    return next((part for part in needed if not part.exists()), None)
+
+
 def holds_something(path: Path) -> bool:
     """Whether there is a file with something in it, or a directory with files."""
     if path.is_dir():
