@@ -1,12 +1,15 @@
 """A recipe's numbers that make no sense are refused before any work, by name."""
 
 import math
+import re
 from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from cotdistill.errors import DataError
+from cotdistill.cli import app
+from cotdistill.errors import DataError, UsageError
 from cotdistill.recipe import Recipe, decode_recipe, dump_recipe, load_recipe
 
 
@@ -114,3 +117,22 @@ def test_an_empty_recipe_is_said_to_be_empty(tmp_path) -> None:
 def test_a_baseline_named_twice_is_refused() -> None:
     with pytest.raises(DataError, match="one twice"):
         recipe("evaluate", baselines=["zero", "zero"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train --student_model s --cot_dataset c --output_dir o --learning_rate 5", r"learning_rate: .* <= 1"),
+        ("train --student_model s --cot_dataset c --output_dir o --seed 5000000000", "seed: "),
+        ("train --student_model s --cot_dataset c --output_dir o --lora_r 3000000000", r"lora\.r: "),
+        ("evaluate --base_model b --test_file t --output_file o --temperature 500", r"temperature: .* <= 100"),
+        ("generate --teacher_model t --input_file q.jsonl --output_file o --do_sample --temperature 500",
+         r"sampling\.temperature: .* <= 100"),
+    ],
+)  # fmt: skip
+def test_a_flag_is_held_to_the_bounds_of_a_recipe(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}')
+    done = CliRunner().invoke(app, words.split())
+    assert isinstance(done.exception, UsageError), done.output
+    assert re.search(said, str(done.exception))

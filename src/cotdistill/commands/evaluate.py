@@ -78,8 +78,8 @@ def evaluate(
         raise UsageError("--base_url is the teacher's server: --teacher_model says what it calls the model")
     server = o.server_of(base_url, concurrency, timeout, api_key_env, api_key_file, extra_body=extra_body)
     with o.usage():
-        Models(teacher_model or base_model, "", engine_name(engine), server=server, workers=workers)
-        Evaluate(num_samples=num_samples, temperature=temperature)
+        o.checked(Models(teacher_model or base_model, "", engine_name(engine), server=server, workers=workers))
+        o.checked(Evaluate(max_new_tokens, batch_size, num_samples=num_samples, temperature=temperature))
 
     student = Contestant("student" if lora_model else "base", base_model, lora_model, output_file)
     contestants = [student]

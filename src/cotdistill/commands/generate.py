@@ -128,16 +128,16 @@ def generate(
         base_url, concurrency, timeout, api_key_env, api_key_file, price_prompt, price_completion, extra_body
     )
     with o.usage():
-        models = Models(
+        models = o.checked(Models(
             teacher_model, "", engine_name(engine), trust_remote_code, load_in_4bit, server, second_teacher,
             workers=workers,
-        )  # fmt: skip
+        ))  # fmt: skip
         sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed, thinking=thinking)
-        settings = Generate(
+        settings = o.checked(Generate(
             system_prompt, None, num_samples, batch_size, sampling, enough=enough, hint=hint, max_cost=max_cost,
             max_tokens_total=max_tokens_total, cache=cache,
             escalate=Escalate(escalate, escalate_temperature, escalate_max_new_tokens) if escalate else None,
-        )  # fmt: skip
+        ))  # fmt: skip
     judged = Verify(hinted=hint)
     second = None
     if other := models.second:

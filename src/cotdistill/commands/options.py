@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -87,7 +87,7 @@ def server_of(
     }  # fmt: skip
     if base_url:
         with usage():
-            return Server(base_url=tuple(base_url), **given)
+            return checked(Server(base_url=tuple(base_url), **given))
     for field in msgspec.structs.fields(Server):
         if given.get(field.name, field.default) != field.default:
             raise UsageError(f"--{field.name} is about a server: say which with --base_url")
@@ -99,6 +99,19 @@ def _json_object(flag: str, text: str | None) -> dict[str, Any] | None:
         return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UsageError(f"{flag} is not a JSON object ({error}); write it as '{{\"top_k\": 20}}'") from None
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def checked(settings: S) -> S:
+    """The same settings, held to the bounds of a recipe, which are not looked at where code makes a struct. Raises
+    ``ValueError`` naming the setting."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(settings), type(settings))
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `$.")
+        raise ValueError(f"{place.rstrip('`')}: {what}" if place else what) from error
 
 
 @contextmanager

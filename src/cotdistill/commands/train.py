@@ -136,7 +136,7 @@ def train(
     targets = tuple(target_modules.replace(",", " ").split())
     lora = Lora(lora_r, lora_alpha, lora_dropout, targets, use_dora, use_rslora)
     with o.usage():
-        settings = TrainSettings(
+        settings = o.checked(TrainSettings(
             num_epochs=num_epochs,
             batch_size=batch_size,
             gradient_accumulation_steps=gradient_accumulation_steps,
@@ -161,7 +161,7 @@ def train(
                 offline_kd={"weight": teacher_weight, "top_k": top_k},
             ),
             report_to=report_to,
-        )
+        ))
     refuse_alone(settings.objective)
     if objective == "reject_on_student":
         raise UsageError(

@@ -105,7 +105,7 @@ def verify(
         refuse_foreign(audit, Disagreement)
     asked = load_questions(questions, question_key=question_key, answer_key=answer_key).rows if questions else []
     with o.usage():
-        settings = Verify(
+        settings = o.checked(Verify(
             steps=steps,
             vote=vote,
             kind=kind,
@@ -118,7 +118,7 @@ def verify(
             decontaminate=str(decontaminate) if decontaminate else None,
             decontaminate_ngram=decontaminate_ngram,
             hinted=hinted,
-        )
+        ))
     likelihoods = None
     if student_model:
         record = record_of(scores)
