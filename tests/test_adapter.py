@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 
 from conftest import CHATML, make_gpt2, make_model, on_cpu, teach, weights
 from cotdistill.adapter import DEFAULT_TARGETS, load_adapter
-from cotdistill.card import AdapterCard, read_card
+from cotdistill.card import AdapterCard, check_adapter, read_card
+from cotdistill.commands.evaluate import evaluate
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 
@@ -245,3 +246,24 @@ def test_a_model_without_q_proj_gets_all_linear_layers_and_says_so(tmp_path):
     assert result.steps == 1
     assert {name.split(".")[-3] for name in weights(tmp_path / "out")} == {"c_attn", "c_fc", "c_proj"}
     load_adapter(on_cpu(gpt2), tmp_path / "out")
+
+
+def test_what_is_given_for_an_adapter_is_called_what_it_is(tiny, tmp_path):
+    (tmp_path / "run/5_adapter").mkdir(parents=True)
+    (tmp_path / "q.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}')
+    for path, said in [
+        (tmp_path / "run", f"is a run directory; its adapter is {tmp_path / 'run/5_adapter'}"),
+        (tiny, "is a whole model and no adapter: give it as --base_model, without --lora_model"),
+        (tiny / "model.safetensors", "is a file; an adapter is the directory with its adapter_config"),
+        (tmp_path / "nowhere", "no adapter at .*nowhere; train one first, or check --lora_model"),
+    ]:
+        with pytest.raises(SetupError, match=said):
+            check_adapter(path)
+        with pytest.raises(SetupError, match=said):
+            evaluate(str(tiny), tmp_path / "q.jsonl", tmp_path / "out.jsonl", lora_model=path)
+
+
+def test_an_adapter_without_its_weights_says_how_they_come_back(tiny, copy):
+    (copy / "adapter_model.safetensors").unlink()
+    with pytest.raises(SetupError, match=r"no adapter_model\.safetensors; put it back, or train again"):
+        load_adapter(on_cpu(tiny), copy)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
-from cotdistill.card import CARD, AdapterCard, read_card
+from cotdistill.card import CARD, AdapterCard, check_adapter, read_card
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.learning.ranks import here
@@ -120,8 +120,7 @@ def load_adapter(model: Model, directory: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not (directory / "adapter_config.json").is_file():
-        raise SetupError(f"{directory} is not an adapter: it has no adapter_config.json")
+    check_adapter(directory)
     if not (directory / WEIGHTS).is_file():
         pickled = (directory / "adapter_model.bin").is_file()
         way = "pickled adapters (.bin) are not read" if pickled else "put it back, or train again with the same command"

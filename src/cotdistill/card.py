@@ -29,6 +29,21 @@ class AdapterCard(msgspec.Struct, frozen=True):
     thinking: bool = False
 
 
+def check_adapter(directory: Path) -> None:
+    """Raise ``SetupError`` for what is no adapter: what it is instead, and where its adapter may be."""
+    if (directory / "adapter_config.json").is_file():
+        return
+    if (directory / "5_adapter").is_dir():
+        raise SetupError(f"{directory} is a run directory; its adapter is {directory / '5_adapter'}")
+    if (directory / "config.json").is_file():
+        raise SetupError(f"{directory} is a whole model and no adapter: give it as --base_model, without --lora_model")
+    if directory.is_file():
+        raise SetupError(f"{directory} is a file; an adapter is the directory with its adapter_config.json")
+    if not directory.exists():
+        raise SetupError(f"no adapter at {directory}; train one first, or check --lora_model")
+    raise SetupError(f"{directory} is not an adapter: it has no adapter_config.json")
+
+
 def read_card(directory: Path) -> AdapterCard | None:
     """The card of an adapter, a merged model or a GGUF file, or None for one that was made elsewhere."""
     path = directory if directory.suffix == ".gguf" else directory / CARD

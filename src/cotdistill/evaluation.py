@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.card import AdapterCard, read_card
+from cotdistill.card import AdapterCard, check_adapter, read_card
 from cotdistill.engines import ON_RAY, Engine, EngineName
 from cotdistill.engines.opening import find_gguf, open_engine, opened_late, student_engine, takes_gguf
 from cotdistill.engines.server import Server
-from cotdistill.errors import SetupError, UsageError
+from cotdistill.errors import UsageError
 from cotdistill.learnt import learnt
 from cotdistill.machine import versions
 from cotdistill.overlap import refuse_shown
@@ -175,8 +175,7 @@ def _card(contestants: Sequence[Contestant], *, heeded: bool) -> AdapterCard | N
     in that way."""
     for one in contestants:
         if one.adapter:
-            if not one.adapter.is_dir():
-                raise SetupError(f"no adapter at {one.adapter}; train one first, or check --lora_model")
+            check_adapter(one.adapter)
             card = read_card(one.adapter)
             if card and heeded:
                 log.info("every model is asked with the prompt %s was trained with", one.adapter)

@@ -39,6 +39,7 @@ def export(
 
     What is written is loaded again and must compute what base and adapter do.
     """
+    from cotdistill.card import check_adapter
     from cotdistill.download import local_model
     from cotdistill.errors import UsageError
     from cotdistill.export import export_model
@@ -69,6 +70,7 @@ def export(
         raise UsageError("name the run directory, or --base_model and --lora_model")
     if evaluate and not run:
         raise UsageError("--evaluate needs a run directory; without one use: cotdistill evaluate")
+    check_adapter(lora_model)
     lines = export_model(
         local_model(base_model, want="hf"), lora_model, merged=merged, gguf=gguf, quant=quant.value,
         four_bit=four_bit, dequantize=dequantize, trust_remote_code=trust_remote_code, overwrite=overwrite,
