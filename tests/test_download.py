@@ -340,3 +340,8 @@ def test_progress_off_a_terminal_is_lines_on_stderr(model, index, tmp_path, caps
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "tiny.gguf: 0 of 0 MB" in captured.err
+
+
+def test_a_path_that_the_shell_did_not_expand_is_written_out():
+    with pytest.raises(SetupError, match=rf"~/x stands in quotes, where ~ is not a directory; write {Path.home()}/x"):
+        local_model("~/x", want="hf")

@@ -19,7 +19,7 @@ from cotdistill.commands.plan import plan
 from cotdistill.commands.runs import run
 from cotdistill.commands.train import train
 from cotdistill.commands.verify import verify
-from cotdistill.errors import ResumeError
+from cotdistill.errors import ResumeError, SetupError
 from cotdistill.storage import disk
 from cotdistill.storage.lock import Holder, holder_of, locked
 
@@ -87,3 +87,9 @@ def test_a_lock_whose_file_the_last_holder_removed_is_taken_anew(
     with locked(tmp_path / "j"):
         assert (tmp_path / "j.lock.held").exists()
     assert len(taken) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no place where no file can be made")
+def test_where_no_lock_can_be_made_nobody_is_said_to_hold_it() -> None:
+    with pytest.raises(SetupError, match="cannot lock /proc/x: no file can be made beside it"), locked("/proc/x"):
+        pass

@@ -314,3 +314,25 @@ def test_blanks_around_the_names_of_csv_columns_do_not_count(tmp_path):
     assert load(tmp_path, "question, answer \n2?,2\n", "q.csv").rows[0].gold == "2"
     with pytest.raises(DataError, match=r"q\.csv:1: two columns are called 'answer'"):
         load(tmp_path, "question,answer,answer \n2?,2,3\n", "q.csv")
+
+
+# formats
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.tsv", "question\tanswer\n2?\t2\n"), ("q.txt", "What is 2?\n"),
+        ("q.json", json.dumps({"question": "2?"}, indent=2)), ("q.jsonl", '{"question": "2?",\n"answer": "2"}\n'),
+    ],
+)  # fmt: skip
+def test_a_file_that_begins_in_no_format_of_ours_is_told_which_there_are(tmp_path, name, content):
+    with pytest.raises(DataError, match=rf"{name}:1: not a JSON object .*JSON Lines \(one object a line\), a JSON array"):
+        load(tmp_path, content, name)
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.csv"])
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_called_by_its_name(tmp_path, name, order):
+    with pytest.raises(DataError, match="this is UTF-16 text, not UTF-8; save the file as UTF-8"):
+        load(tmp_path, "\ufeffquestion,answer\n2?,2\n".encode(order), name)

@@ -74,6 +74,8 @@ def local_model(spec: str, *, want: Format, progress: Progress | None = None) ->
     if spec.lower() not in names():
         if Path(spec).exists():
             return Path(spec)
+        if spec.startswith("~"):
+            raise SetupError(f"{spec} stands in quotes, where ~ is not a directory; write {Path(spec).expanduser()}")
         known = ", ".join(names())
         raise SetupError(f"{spec} is neither an existing path nor a catalogue name; those are: {known}")
     model = find_model(spec)

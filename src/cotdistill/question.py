@@ -7,6 +7,7 @@ shape (``instruction``, ``input``, ``output``), with chat ``messages``, or with 
 too (see ``exchange``).
 """
 
+import codecs
 import csv
 import hashlib
 import logging
@@ -143,13 +144,23 @@ def _rows(path: str | Path) -> Iterator[_Row]:
             return _json_rows(path)
 
 
+FORMATS = "JSON Lines (one object a line), a JSON array, CSV (.csv) or Parquet (.parquet)"
+
+
+def _refuse_utf16(path: Path, begin: bytes) -> None:
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: this is UTF-16 text, not UTF-8; save the file as UTF-8")
+
+
 def _json_rows(path: Path) -> Iterator[_Row]:
     decoder = msgspec.json.Decoder(dict[str, object], float_hook=_Literal)
     where, line = str(path), b""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if number == 1:
+                    _refuse_utf16(path, line)
+                    line = line.removeprefix(b"\xef\xbb\xbf")
                 if number == 1 and line.lstrip().startswith(b"["):
                     array = msgspec.json.Decoder(list[dict[str, object]], float_hook=_Literal)
                     for index, row in enumerate(array.decode(line + file.read()), start=1):
@@ -163,7 +174,9 @@ def _json_rows(path: Path) -> Iterator[_Row]:
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON object ({json_fault(line, error)}); repair or remove it") from error
+        what = f"; questions are read from {FORMATS}" if where == f"{path}:1" else ""
+        problem = f"not a JSON object ({json_fault(line, error)}); repair or remove it{what}"
+        raise DataError(f"{where}: {problem}") from error
 
 
 _HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
@@ -177,6 +190,8 @@ def json_fault(line: bytes, error: Exception) -> str:
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
     try:
+        with path.open("rb") as bytes_:
+            _refuse_utf16(path, bytes_.read(2))
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from filelock import FileLock, Timeout
 
-from cotdistill.errors import ResumeError
+from cotdistill.errors import ResumeError, SetupError
 from cotdistill.storage.disk import cannot, runs, write_atomic
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,8 @@ def _acquire(path: Path, sidecar: Path, guard: Path) -> FileLock:
                 return lock
             lock.release(force=True)  # the last holder removed the file between our open and our lock
         time.sleep(0.05)
+    if not guard.exists():  # such as /proc, where the library takes the failure for a lock that is held
+        raise SetupError(f"cannot lock {path}: no file can be made beside it; choose another output")
     raise ResumeError(f"{path} is being written by another process; wait for it or choose another output")
 
 
