@@ -1,6 +1,7 @@
 """Loading a model: what is not a whole Hugging Face directory is refused in one sentence."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -148,15 +149,9 @@ def test_a_broken_config_is_refused(copy, text):
     refused(copy, r"config\.json|cannot load the model")
 
 
-def test_a_directory_without_tokenizer_is_refused(copy):
-    (copy / "tokenizer.json").unlink()
-    refused(copy, "cannot load the model")
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", None])
+@pytest.mark.parametrize("content", [b"garbage, and more of it", b"\x02" + bytes(7) + b"[]"])
 def test_damaged_weights_are_refused(copy, content):
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:5000] if content is None else content)
+    (copy / "model.safetensors").write_bytes(content)
     refused(copy, "cannot load the model")
 
 
@@ -221,3 +216,25 @@ def test_a_known_model_type_with_an_auto_map_loads_the_librarys_own_code(copy, t
     edit(copy / "config.json", auto_map=AUTO_MAP)
     assert type(on_cpu(copy).module).__module__.startswith("transformers.")
     assert not (tmp_path / "ran").exists()
+
+
+# Odd states
+
+
+def test_a_model_without_a_tokenizer_says_so(copy):
+    for file in [*copy.glob("tokenizer.*"), *copy.glob("vocab*"), *copy.glob("merges*")]:
+        file.unlink()
+    refused(copy, r"has no tokenizer \(tokenizer\.json or the like\)")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_git_lfs_pointer_names_the_command_that_gets_the_file(copy, name):
+    (copy / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n")
+    refused(copy, rf"{re.escape(name)} is a Git LFS pointer .* `git lfs pull` in ")
+
+
+@pytest.mark.parametrize("share", [0, 1e-6, 0.001, 0.5, 0.9999])
+def test_weights_that_are_cut_off_say_so(copy, share):
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[: int(share * len(weights))])
+    refused(copy, r"model\.safetensors is cut off; get the model again")

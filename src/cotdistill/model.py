@@ -11,6 +11,7 @@ import torch
 
 from cotdistill.errors import SetupError
 from cotdistill.hardware import Placement, give_back_gpus
+from cotdistill.model_files.whole import check_files
 from cotdistill.template import ChatTemplate
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ def check_directory(directory: Path, trust_remote_code: bool) -> None:
         raise SetupError(f"{directory}/config.json cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise SetupError(f"{directory}/config.json is not a model's config; get the model again")
+    check_files(directory, own_code=trust_remote_code)
     if "auto_map" in config and not trust_remote_code:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
