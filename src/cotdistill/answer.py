@@ -16,11 +16,12 @@ from functools import lru_cache
 import msgspec
 
 from cotdistill.reading import kinds
-from cotdistill.reading.kinds import MAX_ANSWER, MAX_LIST, Value, kind_of, same_value
+from cotdistill.reading.kinds import MAX_ANSWER, MAX_LIST, kind_of
 from cotdistill.reading.lenient import last_answer
 from cotdistill.reading.marker import MARKERS, STOPS, cleaned, marked_in, spoken
 from cotdistill.reading.plain import plain
-from cotdistill.reading.quantity import NUMBER, Status
+from cotdistill.reading.quantity import LEADS_WITH_NUMBER, NUMBER, Status
+from cotdistill.reading.value import Value, same_value
 
 __all__ = ["MARKERS", "STOPS", "Answer", "find_answer", "gold_part", "kind_of", "read_answer", "same_answer"]
 
@@ -134,7 +135,7 @@ _PROSE = re.compile(r"(?:\S+\s+){4}|\b(?:is|are|was|were|gives|get|so|it|i|this|
 def _fallback(text: str, kind: str, choices: Sequence[str] | None, flags: tuple[str, ...]) -> Answer:
     bare = cleaned(text.strip())
     fits = "\n" not in bare and len(bare) <= 80 and not (_LISTED if kind == "list" else _PROSE).search(bare)
-    if fits and (kind != "number" or kinds.LEADS_WITH_NUMBER.match(bare)):
+    if fits and (kind != "number" or LEADS_WITH_NUMBER.match(bare)):
         status, value = kinds.read(bare, kind, choices)
         if status == "found":
             return Answer(bare, kind, value, status, "bare", flags)

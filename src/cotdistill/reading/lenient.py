@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from cotdistill.reading import kinds
+from cotdistill.reading.choice import letters_in
 from cotdistill.reading.doubt import denied, moved
 from cotdistill.reading.kinds import MAX_ANSWER
 from cotdistill.reading.moment import dates_in, times_in
@@ -32,7 +33,7 @@ def last_answer(text: str, kind: str, choices: Sequence[str] | None) -> tuple[st
 def _last_span(text: str, kind: str, choices: Sequence[str] | None) -> tuple[int, int, str]:
     """Where the last thing that is no number stands, and the name of the reading."""
     if kind == "choice":
-        named = kinds.letters_in(text, len(choices) if choices else 10)
+        named = letters_in(text, len(choices) if choices else 10)
         return *(named[-1][1:] if named else _last_line(text)), "last_choice"
     if kind == "boolean":
         said = list(kinds.BOOLEAN.finditer(text))

@@ -44,6 +44,11 @@ NUMBER = re.compile(
     (?![0-9]|[._][0-9])""",
     re.VERBOSE,
 )
+LEADS_WITH_NUMBER = re.compile(
+    r"(?:[a-z]\w{0,2}\s?=\s?|about |approximately |exactly |roughly |~|≈)?[-+]?\s?[$€£¥₹]?\s?-?\.?[0-9]|"
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w{3,5}teen|\w{3,5}ty)(?!\w)",
+    re.IGNORECASE,
+)
 _SIMPLE = re.compile(r"\s*(-?[0-9]{1,15}(?:\.[0-9]{1,6})?)\.?\s*")  # most answers: skip the long way
 _PERCENT = re.compile(r"[ ]?(%|percent(?:age)?(?![a-z])|per cent(?![a-z]))", re.IGNORECASE)
 _SCALE = re.compile(r"[ -]?(hundred|thousand|million|billion|trillion)(?!-?[a-z])|k(?![a-z])", re.IGNORECASE)
