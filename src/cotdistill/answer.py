@@ -21,6 +21,7 @@ from cotdistill.reading.lenient import last_answer
 from cotdistill.reading.marker import MARKERS, STOPS, cleaned, marked_in, spoken
 from cotdistill.reading.plain import plain
 from cotdistill.reading.quantity import LEADS_WITH_NUMBER, NUMBER, Status
+from cotdistill.reading.remark import is_remark, taken_back
 from cotdistill.reading.value import Value, same_value
 
 __all__ = ["MARKERS", "STOPS", "Answer", "find_answer", "gold_part", "kind_of", "read_answer", "same_answer"]
@@ -60,19 +61,26 @@ def find_answer(
     window = said[-MAX_TEXT:]
     patience = 8  # soft markers that led to prose
     spare: Answer | None = None
-    for marked, soft in marked_in(window, tuple(markers)):
+    for found in marked_in(window, tuple(markers)):
+        marked, soft = found.text, found.soft
         if soft and (len(marked) > MAX_LIST or not patience):
             continue
         asked = _infer(marked[: MAX_ANSWER + 1]) if kind == "auto" else kind
+        if found.opens and asked == "number":
+            continue
         limit = MAX_LIST if asked == "list" else MAX_ANSWER
         status, value = kinds.read(marked, asked, choices)
         prose = len(marked) > limit or (status == "ambiguous" and len(marked) > MAX_SENTENCE)
         if soft and (status == "no_answer" or prose):
             patience -= 1
             continue
+        if status == "found" and taken_back(marked, window[found.end :]):
+            status, value = "ambiguous", None
         answer = Answer(marked[:limit] if status != "no_answer" else "", asked, value, status, "marker", flags)
-        if not (soft and (marked[:4].lower() == "not " or (kind == "auto" and asked == "text"))):
-            return answer
+        aside = marked[:4].lower() == "not " or is_remark(marked) or (kind == "auto" and asked == "text")
+        if not (soft and aside):
+            # a remark may be an answer in words, so only a marker that is not soft outweighs it: "Final Answer: nk"
+            return spare if spare is not None and soft and kind == "text" else answer
         spare = spare or answer  # "Final Answer: 36. The answer is plausible.", or "... is not 35."
     if spare is not None:
         return spare

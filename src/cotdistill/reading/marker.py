@@ -4,12 +4,17 @@
 
 A marker is written as in ``MARKERS`` but in any case, with any spacing and Markdown emphasis; it is complete if
 something stands behind it, on its line or below, and ``\\boxed{}`` if its brace is closed. The last complete one
-wins. ``####`` before a numbered step is a heading and no marker.
+wins. ``####`` before a numbered step is a heading and no marker, and ``A:`` beside a line that begins ``B:`` is an
+option.
 """
 
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+
+import msgspec
+
+from cotdistill.reading.remark import opens_reasoning
 
 MAX_MARKED = 4000  # characters behind a marker
 MARKERS = (
@@ -23,7 +28,7 @@ MARKERS = (
     "####",
     "\\boxed{}",
 )
-STOPS = ("\nQuestion:", "\nQ:", "\nUser:", "\nHuman:")
+STOPS = ("\nQuestion:", "\nQ:", "\nUser:", "\nHuman:", "\n### Instruction:", "\n\nProblem:", "\n\nExercise:")
 MAX_TRIED = 50  # markers looked at, from the last
 # Behind these, prose is as likely as an answer ("A: Let us think"), so what cannot be read there does not count.
 _SOFT = frozenset(m for m in MARKERS if m not in ("Final Answer:", "\\boxed{}"))
@@ -41,21 +46,38 @@ def spoken(text: str, stops: tuple[str, ...] = STOPS) -> tuple[str, tuple[str, .
 
 def run_on(text: str, stops: tuple[str, ...] = STOPS, start: int = 0) -> int | None:
     """Where the first of ``stops`` begins, None if there is none. One that begins a line and ends in a colon, such
-    as "\\nQuestion:", is found in any case, indented, emphasised and numbered, too: "\\n**Question 2:**"."""
-    match = _stop_pattern(stops).search(text, start)
-    return match.start() if match else None
+    as "\\nQuestion:", is found in any case, indented, emphasised and numbered, too: "\\n**Question 2:**". Behind an
+    answer it needs no colon if it is numbered and alone on its line, and one that begins with a blank line, such as
+    "\\n\\nProblem:", is found only there: a text may tell its own problem first."""
+    answered: re.Match[str] | None = None
+    for match in _stop_pattern(stops).finditer(text, start):
+        if match.lastgroup != "weak":
+            return match.start()
+        answered = answered or _ANSWERED.search(text, start, match.start())
+        if answered:
+            return match.start()
+    return None
+
+
+_ANSWERED = re.compile(r"answer[\s*_]{0,4}(?:is(?!\w)|:)|####|\\boxed", re.IGNORECASE)
 
 
 @lru_cache(maxsize=64)
 def _stop_pattern(stops: tuple[str, ...]) -> re.Pattern[str]:
-    forms = []
+    forms, weak = [], []
     for stop in stops:
         name = stop.strip(" \n:")
+        heading = rf"\n[ \t>*_#]{{0,8}}(?i:{name})"
         if stop == f"\n{name}:" and name.isalpha():
-            forms.append(rf"\n[ \t>*_#]{{0,8}}(?i:{name})(?:[ ]?[0-9]{{1,3}})?[ ]?[*_]{{0,3}}[ ]?[:：]")
+            forms.append(rf"{heading}(?:[ ]?[0-9]{{1,3}})?[ ]?[*_]{{0,3}}[ ]?[:：]")
+            weak.append(rf"{heading}[ ]?[0-9]{{1,3}}[ ]?[*_]{{0,3}}[ \t]*$")
+        elif stop == f"\n\n{name}:" and name.isalpha():
+            weak.append(rf"\n[ \t]*{heading}(?:[ ]?[0-9]{{1,3}})?[ ]?[*_]{{0,3}}[ ]?[:：]")
         else:
             forms.append(re.escape(stop))
-    return re.compile("|".join(forms) or r"(?!)")
+    if weak:
+        forms.append(f"(?P<weak>{'|'.join(weak)})")
+    return re.compile("|".join(forms) or r"(?!)", re.MULTILINE)
 
 
 @lru_cache(maxsize=64)
@@ -97,10 +119,23 @@ _SENTENCE_END = re.compile(r"(?<=[^\s.])\.\s+(?=[A-Z])")
 _HEADING = re.compile(r"\s?[0-9]{1,3}[.):]\s|\s?(?:step|part)\s", re.IGNORECASE)
 _BOX_OR_BRACE = re.compile(r"\\boxed\s?\{|\\[{}]|[{}]")
 _ONLY_MARKUP = re.compile(r"(?:[\s*_`$()#>~-]|\\[\[\]()])*")
+_OPTION_LINE = re.compile(r"\s{0,8}[>*_#-]{0,8}[ \t]?[B-J][ \t*_]{0,4}[:：]")
+_ANNOUNCED = re.compile(r"(?<!\w)to (?:find|get|calculate|compute|determine|reach) (?:the|our|my|an)?\s?(?:final )?$",
+                        re.IGNORECASE)  # fmt: skip
 
 
-def marked_in(text: str, markers: tuple[str, ...]) -> "Iterator[tuple[str, bool]]":
-    """What stands behind each complete marker, last first, and whether the marker is a soft one."""
+class Marked(msgspec.Struct, frozen=True):
+    """``text`` is what stands behind a marker, and ends at ``end``. Behind a ``soft`` marker it may be prose; if it
+    ``opens`` the reasoning, its number is not the answer."""
+
+    text: str
+    end: int
+    soft: bool
+    opens: bool = False
+
+
+def marked_in(text: str, markers: tuple[str, ...]) -> Iterator[Marked]:
+    """What stands behind each complete marker, last first."""
     found: list[tuple[int, int, str]] = []  # (start, end, what) of a marker, or of the inside of a box
     if (first := _first_line(text, markers)) >= 0:
         found = [(m.start(), m.end(), m.lastgroup or "") for m in _pattern(markers).finditer(text, first)]
@@ -109,14 +144,31 @@ def marked_in(text: str, markers: tuple[str, ...]) -> "Iterator[tuple[str, bool]
     if "\\boxed{}" in markers and "\\boxed" in text:
         spans = sorted(spans + [(*box, "box") for box in _boxes(text)])
     for start, end, until, what in spans[: -MAX_TRIED - 1 : -1]:
-        marked = cleaned(text[end:until]) if what == "box" else _behind(text, end, until)
-        if not marked or (what != "box" and _UNCLOSED_BOX.search(marked)) or _PLACEHOLDER.fullmatch(marked):
+        if what == "box":
+            if marked := cleaned(text[end:until]):
+                yield Marked(marked, until, soft=False)
+            continue
+        lines, line_end = _behind(text, end, until)
+        marked = ", ".join(lines)
+        if not marked or _UNCLOSED_BOX.search(marked) or _PLACEHOLDER.fullmatch(marked):
             continue
         if what == "hash" and _HEADING.match(marked):
             continue  # a Markdown heading
-        if what == "soft" and text[start:end].rstrip("*_: \t")[-2:].lower() == "is":
+        name, opens = text[start:end].strip(" \t>*_#:：\n").lower(), False
+        if name == "a" and _among_options(text, start, line_end):
+            continue
+        if what == "soft" and name.endswith("is"):
             marked = _SENTENCE_END.split(marked, maxsplit=1)[0]
-        yield marked, what in ("soft", "hash")
+        elif what == "soft":
+            announced = _ANNOUNCED.search(text, max(0, start - 40), start) is not None
+            opens = opens_reasoning(lines[0], text[line_end:until], announced=announced)
+        yield Marked(marked, line_end, what in ("soft", "hash"), opens)
+
+
+def _among_options(text: str, start: int, end: int) -> bool:
+    """Whether the line before or behind begins "B:", so that "A: 12" is an option and no answer."""
+    line_before = text[max(0, start - 300) : start].rstrip().rpartition("\n")[2]
+    return bool(_OPTION_LINE.match(text, end) or _OPTION_LINE.match(line_before))
 
 
 _BLANK = (r"(?:(?:insert|put|write|the|a|your|my|final|numerical|numeric|correct|chosen)\s){{{},4}}"
@@ -126,22 +178,50 @@ _PLACEHOLDER = re.compile(rf"\[{_BLANK.format(0)}\]|{_BLANK.format(1)}|(?:answer
 _UNCLOSED_BOX = re.compile(r"\\boxed\s?\{(?:[^{}]|\{[^{}]{0,200}\}){0,400}$")
 
 
-def _behind(text: str, position: int, until: int) -> str:
-    """The rest of the line, or the next line that holds more than markup, before the next marker."""
-    for _ in range(8):
-        end = text.find("\n", position, until)
-        line = text[position : min(end if end >= 0 else until, position + MAX_MARKED + 1)]
+def _behind(text: str, position: int, until: int) -> tuple[list[str], int]:
+    """The rest of the line, or what stands below it before the next marker: the next line that holds more than
+    markup, or the items of a list. Also where the first line of it ends."""
+    for below in range(8):
+        newline = text.find("\n", position, until)
+        end = newline if newline >= 0 else until
+        line = text[position : min(end, position + MAX_MARKED + 1)]
         if not _ONLY_MARKUP.fullmatch(line[:200]) or len(line) > 200:
-            return cleaned(line)
-        if end < 0:
-            return ""
-        position = end + 1
-    return ""
+            return (_items(text, position, until) if below else []) or [cleaned(line)], end
+        if newline < 0:
+            break
+        position = newline + 1
+    return [""], position
+
+
+# "- 36 apples", but a lone "- 36" may be a minus; "> 36" is a quotation in Markdown, "1. 36 apples" the first of a list
+_ITEM = re.compile(r"[ \t]*(?:[*•>]|-(?=[ \t]+\S+[ \t]+\S)|1[.)](?=[ \t]+\S+[ \t]+\S))[ \t]+(\S.*)")
+_NEXT_ITEM = re.compile(r"[ \t]*(?:[-*•>]|[0-9]{1,2}[.)])[ \t]+(\S.*)")
+
+
+def _items(text: str, position: int, until: int) -> list[str]:
+    """The items of a list that begins there, without their bullets."""
+    found: list[str] = []
+    first = _NEXT_ITEM.match(text, position, min(until, position + MAX_MARKED))
+    second = first and _NEXT_ITEM.match(text, first.end() + 1, min(until, first.end() + MAX_MARKED))
+    item = first if second else _ITEM.match(text, position, min(until, position + MAX_MARKED))
+    while item and len(found) < 50:
+        found.append(cleaned(item[1]))
+        item = _NEXT_ITEM.match(text, item.end() + 1, min(until, item.end() + MAX_MARKED))
+    return found
+
+
+_TAG_BEHIND = re.compile(r"(?:</[a-z]{1,20}>|<\|[a-z_]{1,20}\|>)$", re.IGNORECASE)  # "36</answer>", "36<|eot_id|>"
+_TAG_BEFORE = re.compile(r"<(?:b|strong|i|em|u|answer)>", re.IGNORECASE)
 
 
 def cleaned(line: str) -> str:
-    """A line without the emphasis, backticks or angle brackets around it."""
-    line = line.strip().lstrip(":").strip()
+    """A line without the emphasis, backticks, tags or angle brackets around it."""
+    line = line.strip()
+    for _ in range(4):
+        if not line.endswith(">") or not (tag := _TAG_BEHIND.search(line[-24:])):
+            break
+        line = _TAG_BEFORE.sub("", line[: -len(tag[0])].strip(), count=1).strip()
+    line = line.lstrip(":").strip()
     if line.startswith("**") and line.count("**") == 2:
         line = line.replace("**", "")
     line = line.strip(" \t\r*`").strip()
