@@ -20,9 +20,10 @@ import msgspec
 from cotdistill.reading.claim import Claim, claims_in
 from cotdistill.reading.expression import evaluate
 from cotdistill.reading.item import Exact, Item, words_of
-from cotdistill.reading.units import KNOWN, singular
+from cotdistill.reading.units import KNOWN, LENGTHS, singular
 
 MAX_CLAIMS = 300
+MAX_ROUNDED = 12  # rounded numbers on a side; more may be off by anything
 
 
 def _stems(text: str) -> frozenset[str]:
@@ -54,9 +55,9 @@ _MATHS = _stems("squared cubed root sqrt factorial permille power pi mod modulo 
 _UNREAD = _MATHS | _stems("am pm o'clock noon midnight " + _MONTHS)
 _DAY_PARTS = _stems("morning afternoon evening night")
 _VERBS = words_of("we i you get gives give is are was were have has had will equals means leaves makes")
-_DIMENSIONS = [{"second", "minute", "hour", "day", "week", "month", "year"}, {"cent", "dollar"},
-               {"km", "m", "cm", "mm", "mile", "foot", "inch", "yard"}, {"kg", "g", "mg", "pound", "ounce", "ton"},
-               {"l", "ml", "gallon", "cup", "ounce", "pint", "quart", "tablespoon", "teaspoon"}]  # fmt: skip
+_DIMENSIONS = [words_of("second minute hour day week month year"), words_of("cent dollar"), LENGTHS,
+               words_of("kg g mg pound ounce ton"),
+               words_of("l ml gallon cup ounce pint quart tablespoon teaspoon")]  # fmt: skip
 # How many of one unit make another, for "2 * 30 minutes = 1 hour".
 _FACTORS = frozenset({2, 3, 4, 7, 8, 10, 12, 16, 24, 30, 36, 52, 60, 100, 128, 365, 1000, 1440, 1760, 2000, 3600, 5280})
 _LETTERS = frozenset(w for w in KNOWN if len(w) == 1) | {"a", "/", "-", ""}
@@ -87,6 +88,8 @@ def check_steps(text: str) -> Steps:
 
 def holds(claim: Claim) -> bool:
     """False only if the claim is certainly false."""
+    if any(sum(map(_looks_rounded, side)) > MAX_ROUNDED for side in (claim.left, claim.right)):
+        return True
     return any(_agree(left, right) for left in _lefts(claim) for right in _rights(claim)) or _uncertain(claim)
 
 
@@ -100,7 +103,8 @@ def _lefts(claim: Claim) -> Iterator[tuple[Item, ...]]:
 
 def _rights(claim: Claim) -> Iterator[tuple[Item, ...]]:
     yield claim.right
-    if len(claim.right) > 1 and claim.right[0].kind == "number":
+    fraction = len(claim.right) == 3 and claim.right[1].sign == "/" and claim.right[0].end == claim.right[1].start
+    if len(claim.right) > 1 and claim.right[0].kind == "number" and not fraction:  # "3/4 - 1/2 = 1/2" does not say 1
         yield claim.right[:1]  # "5 + 3 = 8 + 2 = 10", a running total
     if len(claim.right) > 2 and claim.right[0].sign == "-":
         yield claim.right[:2]
@@ -146,19 +150,23 @@ def _distance(a: Exact, b: Exact) -> Exact:
 def _operand_slack(side: tuple[Item, ...], shares: bool) -> Exact:
     """How far a side may be off because its own numbers are rounded."""
     slack: Exact = 0
-    for at, item in enumerate(side):
-        if len(side) > 1 and item.kind == "number" and _looks_rounded(item):
+    still = evaluate(side, shares=shares) if len(side) > 1 and any(map(_looks_rounded, side)) else None
+    for at, item in enumerate(side if still is not None else ()):
+        if _looks_rounded(item):
             nudged = msgspec.structs.replace(item, value=item.value + Fraction(1, 10**item.decimals))
-            moved, still = evaluate((*side[:at], nudged, *side[at + 1 :]), shares=shares), evaluate(side, shares=shares)
+            moved = evaluate((*side[:at], nudged, *side[at + 1 :]), shares=shares)
             if moved is not None and still is not None:
                 slack += _distance(moved, still)
     return slack
 
 
 def _looks_rounded(item: Item) -> bool:
-    """Whether a number looks like thirds, sixths or sevenths cut or rounded: 0.33, 16.67, 0.143."""
-    if item.decimals < 2:
+    """Whether a number looks like thirds, sixths or sevenths cut or rounded: 0.33, 16.67, 0.143; with four decimals
+    or more any does, such as the 1.6289 of "1000 * 1.6289 = 1628.89"."""
+    if item.kind != "number" or item.decimals < 2:
         return False
+    if item.decimals >= 4:
+        return True
     unit = Fraction(1, 10**item.decimals)
     denominators = (3, 6, 7) if item.decimals == 2 else (3, 6, 7, 9, 11, 12, 13)
     return any(0 < abs(item.value - Fraction(round(item.value * q), q)) < unit for q in denominators)

@@ -30,7 +30,8 @@ _MARKS_BEFORE = frozenset({*",.;:?!\"'“”‘’…–—•·|#~≈<>≤≥�
                           "time", "line", "words", "=>", "->", "==", ">=", "<=", "~=", ":="})  # fmt: skip
 _MARKS_BEFORE_SIGN = frozenset({",", ";", ":", ".", "?", '"', "“", "line", "=>", "->", "→"})
 _ASKED = re.compile(
-    r"[^\n=.!]{0,30}?\?|[^\n=]{0,30}?(?:(?<!\w)(?:no[,.!]|"
+    r"[^\n=.!]{0,30}?\?|[^\n=]{0,30}?(?:[✗✘❌]|(?<!\w)(?:no[,.!:]|"
+    r"(?:does not|doesn't) (?:hold|work)|(?:which|that|this) fails|contradiction|"
     r"(?:(?:is|was)n't|not|cannot be) (?:right|true|correct|possible))"
     r"|(?:'s|(?<!\w)(?:is|was|be|seems)|[(,.;:])\s?(?:wrong|incorrect|false|impossible|a mistake))(?!\w)",
     re.IGNORECASE,
@@ -126,6 +127,8 @@ def _is_claim(left: list[Item], right: list[Item], before: tuple[Item, ...]) -> 
         return False  # 13,2000 or 1.2.3
     if last is not None and last.kind == "break" and last.sign in ("(", "*") and left[0].kind == "(":
         return False  # "1/2 (68) + 10" continues what stands before the bracket
+    if left[0].kind == "operator" and [item.sign for item in before] == [".", "."]:
+        return False  # "1 + 2 + ... + 9 + 10"
     if len(before) == 2 and before[0].kind == "operator":
         return False  # "Ann + 3 * 4 = 12"
     return evaluate(left) is not None and evaluate(right) is not None

@@ -94,7 +94,7 @@ _ALTERED_AFTER = re.compile(
     rf"[\s-]{{0,2}}(?:and\s(?:(?:an?|one|two|three)[\s-])?)?(?:{_LARGE}|{_PART}|{_SMALL}|point\s(?:{_SMALL}|zero|[0-9])"
     rf"|squared|cubed|factorial|dozens?|grand|bn|mn|mio|mrd|pi|permille|per\s(?:mille|thousand|hundred|million)|plus|minus"
     rf"|modulo|mod|choose|divided|multiplied|times\s(?:{_SMALL}|[0-9])|to\sthe\s(?:power|second|[a-z]+rd|[a-z]+th)|over|under|above|below|or\s(?:more|less|fewer))"
-    r"(?!-?[a-z]|\sgrade)|\s?[‰‱十百千万萬億亿兆]|\s?(?![Ωμ])[\u0370-\u03ff](?![^\W\d_])|_",
+    r"(?!-?[a-z]|\sgrade)|\s?(?:[‰‱十百万萬億亿兆]|千(?![米克]))|\s?(?![Ωμ])[\u0370-\u03ff](?![^\W\d_])|_",
     re.IGNORECASE,
 )  # fmt: skip
 _PART_AFTER = re.compile(rf"\s(?:and|plus)\s(?:(?:an?|one|two|three)[\s-])?{_PART}(?![a-z])"
@@ -103,11 +103,14 @@ _LETTER_SCALE = re.compile(r"\s?[MBTG](?![A-Za-z])")  # 5M, but 5m is metres and
 _MONEY_SCALE = re.compile(r"\s?(?:[mbt]|mil)(?![a-z])", re.IGNORECASE)
 
 
+_COINS = re.compile(r"(?<=[0-9]{2})\squarters(?!\sof)(?![a-z])", re.IGNORECASE)  # "12 quarters", not "3 quarters"
+
+
 def altered(text: str, start: int, digits_end: int, end: int, *, money: bool = False) -> bool:
     """Whether the number at ``text[start:digits_end]`` goes on in what is not read. It ends there with its scale
     ("5 thousand"), and at ``end`` with its unit."""
     if digits_end < len(text) and (
-        _ALTERED_AFTER.match(text, digits_end)
+        (_ALTERED_AFTER.match(text, digits_end) and not _COINS.match(text, digits_end))
         or _LETTER_SCALE.match(text, digits_end)
         or (money and _MONEY_SCALE.match(text, digits_end))
         or _PART_AFTER.match(text, end)
@@ -123,7 +126,8 @@ def altered(text: str, start: int, digits_end: int, end: int, *, money: bool = F
 _CALL = re.compile(r"(?:\w\(|\\[a-z]{1,20}\s?\{?)$", re.IGNORECASE)  # f(5, \sqrt{5
 _ARROW = re.compile(r"(?:[=-]|[a-z]{2}|</?[a-z][a-z0-9]{0,20})>$", re.IGNORECASE)  # =>, "RESULT>", <b>
 _LETTER = re.compile(r"\s?[a-z](?![a-z])", re.IGNORECASE)
-_EMPHASIS_BEFORE = re.compile(r"(?<![\w)*])\*{1,3}$")
+# "**36", and what ends before the number: "**Total:** 36", "**Total** 36"
+_EMPHASIS_BEFORE = re.compile(r"(?<![\w)*])\*{1,3}$|(?:(?<=[:：])(?:\*{1,3}|__)|(?<=[^\W\d_]{2})(?:\*\*|__))[ \t]+$")
 _EMPHASIS_AFTER = re.compile(r"\*{1,3}(?![\w(*])")
 
 

@@ -11,6 +11,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from cotdistill.reading.units import KNOWN, LENGTHS
+
 
 def words_of(text: str) -> frozenset[str]:
     """A set of words, written as one string."""
@@ -40,6 +42,7 @@ MAX_WORDS = 8
 _OPERATOR_WORDS = {"x": "*", "times": "*", "plus": "+", "minus": "-"}
 _CONNECTIVES = words_of("and or because so then but if when while since where therefore thus")
 _BY = {"divided": "/", "multiplied": "*"}
+_SQUARED = frozenset(word for word, unit in KNOWN.items() if unit in LENGTHS | {"second"}) | words_of("in unit units")
 _DETERMINERS = words_of("the his her their its those these all my your that")
 
 
@@ -191,6 +194,7 @@ class _Reader:
             if slash and (self.tokens[self.at][0] == "/" or (self.glued() and self.glued(1))):
                 words += [self.tokens[self.at][0], self.word(1)]
                 self.at += 2
+                self.power(words)
             elif self.word() == "of" and not words and self.is_share(self.found[-1]):
                 skip = 2 if self.word(1) in _DETERMINERS else 1
                 if self.starts_number(skip):
@@ -201,6 +205,7 @@ class _Reader:
             elif self.kind() == "word" and not self.is_operator_word() and self.word() not in _CONNECTIVES:
                 words.append(self.word())
                 self.at += 1
+                self.power(words)
             elif self.kind() == "currency" and not self.starts_number(0):
                 words.append(self.tokens[self.at][0])  # "20$"
                 self.at += 1
@@ -214,6 +219,14 @@ class _Reader:
         elif self.is_operator_word():
             word = self.word()
             self.add("operator", _BY.get(word) or _OPERATOR_WORDS[word], 2 if word in _BY else 1)
+
+    def power(self, words: list[str]) -> None:
+        """The ^2 of "20 m^2" belongs to the unit."""
+        if words[-1] in _SQUARED and self.kind(1) == "number" and self.tokens[self.at][0] == "^":
+            exponent = self.tokens[self.at + 1][0]
+            if exponent in ("2", "3"):
+                words[-1] += f"^{exponent}"
+                self.at += 2
 
     def is_share(self, item: Item) -> bool:
         """Whether "of" behind this operand multiplies: 15% of, 3/4 of, 0.5 of."""

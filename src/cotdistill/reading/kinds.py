@@ -95,8 +95,10 @@ def read(text: str, kind: str, choices: Sequence[str] | None = None) -> Reading:
 # --- yes and no
 
 BOOLEAN = re.compile(r"(?<![\w'-])(yes|true|false|no(?=\s{0,3}(?:[.,;:!*\"')\]]|$)))(?![\w-])", re.IGNORECASE)
+# "No because ...", "No - the telescope ...", "No (it is in orbit)"
 _BOOLEAN_FIRST = re.compile(r"[\W_]{0,5}(?:(yes|true|false)(?![\w-])|"
-                            r"(no)(?=[\W_]{0,5}$|[,.;:!*]|\s(?:it|the|he|she|they|this|that|we)\s))",
+                            r"(no)(?=[\W_]{0,5}$|[,.;:!*]|\s?[(—]|\s-\s"
+                            r"|\s(?:because|since|as|it|the|he|she|they|this|that|we)\s))",
                             re.IGNORECASE)  # fmt: skip
 _OR = re.compile(r"\s?(?:or|and|/)\s?(?:yes|no|true|false)", re.IGNORECASE)
 

@@ -26,6 +26,7 @@ _FRACTION = re.compile(r"(?P<mixed>(?<=[0-9])\s?)?\\[dtc]?frac\s?"
                        r"(?:\{([^{}]{1,80})\}\s?\{([^{}]{1,80})\}|([0-9])([0-9]))")  # fmt: skip
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname|boxed|fbox)\s?"
                       r"\{([^{}]{0,400})\}")  # fmt: skip
+_UNIT_POWER = re.compile(r"(?<=[A-Za-z])\s?\^\s?(?:\{([23])\}|([23]))(?![0-9A-Za-z(])")  # of "36\text{ cm}^{2}"
 _MATH = re.compile(r"\$(?=[^\s$])([^$\n]{1,300})(?<!\s)\$(?![0-9])")
 _GROUP = re.compile(r"\^\{([^{}]{1,20})\}")
 _LATEX_COMMA = re.compile(r"\{,\}|(?<=[0-9]),\\!(?=[0-9])|(?<=[0-9])\\[,!;](?=[0-9])")
@@ -62,6 +63,8 @@ def _without_latex(text: str) -> str:
     text = _LATEX_COMMA.sub(",", text)  # before the braces around it
     for _ in range(2):  # \boxed{\text{...}}
         text = _WRAPPED.sub(r" \1 ", text)
+    if "^" in text:
+        text = _UNIT_POWER.sub(r"^\1\2", text)
     if "frac" in text:
         text = _FRACTION.sub(_write_fraction, text)
     for pattern, replacement in _COMMANDS:

@@ -18,6 +18,7 @@ import msgspec
 from cotdistill.reading.doubt import altered, denied, unequal
 from cotdistill.reading.plain import plain
 from cotdistill.reading.units import PARTS, unit_after
+from cotdistill.reading.unspaced import UNSPACED, unsure_unspaced
 
 Status = Literal["found", "no_answer", "ambiguous", "too_complex"]
 MAX_DIGITS = 400
@@ -34,7 +35,7 @@ class Quantity(msgspec.Struct, frozen=True):
 # One number: sign, currency, then a mixed number, fraction or decimal with its exponent. Possessive
 # quantifiers and the look-behind keep a long row of digits linear.
 NUMBER = re.compile(
-    r"""(?<![\w.^])(?P<sign>[-+])?(?P<gap>[ ]?)(?P<currency>[$€£¥₹])?[ ]?(?P<inner>-)?
+    rf"(?<![^\W{UNSPACED}])(?<![.^])" + r"""(?P<sign>[-+])?(?P<gap>[ ]?)(?P<currency>[$€£¥₹])?[ ]?(?P<inner>-)?
     (?: (?P<whole>[0-9]{1,3}(?:,[0-9]{3}){1,140}+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![0-9])|[0-9]++)
         (?: (?:[ ]{1,2}|[ ]and[ ])(?P<over>[0-9]{1,9})[ ]?/[ ]?(?P<under>[0-9]{1,9})(?![0-9]|/[0-9]|,[0-9])
           | [ ]?/[ ]?(?P<den>[0-9]++(?:\.[0-9]++)?)(?!/[0-9])
@@ -60,13 +61,14 @@ _SPACED = re.compile(r"[^0-9]*(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?(
 # Signs of algebra in a text whose quantities have been replaced by "#".
 _EXPRESSION = re.compile(
     r"\\[a-zA-Z]|√|π|∞|[<>≤≥≠]|!=|(?<![a-z])(?:sqrt|pi|log|ln|sin|cos|tan)(?![a-z])|#\s?(?:\^|\*\*|[+](?!\+))"
-    r"|#\s?[*/]\s?[\w(]|[\w)]\s?[*/^]\s?#|[+*/^-]\s?[a-z](?![a-z])|(?<![a-z])[a-z]\s?[+*/^-]|[+*/^]\s?\(|\)\s?[+*/^]|#\s?\(#",
+    r"|#\s?[*/]\s?[\w(]|[\w)]\s?[*/^]\s?#|[+*/^-]\s?[a-z](?![a-z])|(?<![a-z])[a-z](?!-[a-z]{2})\s?[+*/^-]|[+*/^]\s?\(|\)\s?[+*/^]|#\s?\(#",
     re.IGNORECASE,
 )
 _FACTORIAL = re.compile(r"(?<=[0-9)])\s?!(?!=)")
 _POWER_OF_TEN = re.compile(r"(?<![\w.^*/])(?<![*x/]\s)(?<!\^\()10\^[({]?([-+]?[0-9]{1,3})[)}]?(?!\s?[0-9.^*!])")
-UNREAD_DIGIT = re.compile(r"(?<![\w^])[0-9]")
+UNREAD_DIGIT = re.compile(rf"(?<![^\W{UNSPACED}])(?<!\^)[0-9]")
 _REASON = re.compile(r"[,(]?\s(?:because|since)\s", re.IGNORECASE)
+_SOLVED = re.compile(r"\s?[a-z]\s?=\s?([^=]+)", re.IGNORECASE)  # "2x + 4 = 12, so x = 4"
 _CONCLUSION = re.compile(r"(?:^|[\s,;])(?:so|thus|hence|therefore)[\s,:]", re.IGNORECASE)
 _CLAUSE = re.compile(r",\s|;|\sand\s|\sor\s", re.IGNORECASE)
 _EQUALS = re.compile(r"(?<![<>!=:])=(?![=>])|≈")
@@ -95,7 +97,8 @@ def read_number(text: str) -> tuple[Status, Quantity | None]:
         text = _POWER_OF_TEN.sub(r"1e\1", text)
     if equals := _EQUALS.search(text):
         if _ALGEBRA.search(text[: equals.start()]):
-            return "too_complex", None
+            solved = _SOLVED.fullmatch(_CONCLUSION.split(text)[-1])
+            return _one_number(solved[1]) if solved else ("too_complex", None)
         if unequal(text, equals.start()):
             return "ambiguous", None
     status, value = _one_number(_right_sides(text) or text)
@@ -177,7 +180,9 @@ def in_doubt(text: str, match: re.Match[str], end: int) -> bool:
         return True
     scale = _SCALE.match(text, match.end())
     written = scale.end() if scale else match.end()
-    return denied(text, start, end) or altered(text, start, written, end, money=bool(match["currency"]))
+    if denied(text, start, end) or unsure_unspaced(text, start, written):
+        return True
+    return altered(text, start, written, end, money=bool(match["currency"]))
 
 
 def _joins(text: str, match: re.Match[str]) -> bool:

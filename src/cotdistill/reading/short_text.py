@@ -12,8 +12,10 @@ from cotdistill.reading.quantity import Status
 
 _QUOTED = re.compile(r'"([^"\n]{1,200})"|(?<![\w\'])\'([^\'\n]{1,200})\'(?![\w\'])|`([^`\n]{1,200})`')
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*|__([^_\n]{1,200})__")
-_LEAD = re.compile(r"(?:so |thus |therefore |hence )?,?\s?(?:it is |it's |(?:the|my|our)\s(?:[\w-]{1,20}\s){0,3}?"
-                   r"(?:answer|result|word|string|name|letters?|concatenation|output|spelling|day|month|order|relationship)"
+_LEAD = re.compile(r"(?:so |thus |therefore |hence )?,?\s?(?:it (?:is|was|will be) |it's |"
+                   r"(?:the|my|our)\s(?:[\w-]{1,20}\s){0,3}?"
+                   r"(?:answer|result|word|string|name|letters?|concatenation|output|spelling|day|month|order|relationship|"
+                   r"ratio|argument)"
                    r"(?:\s[\w-]{1,20}){0,6}?\s(?:is|are|would be|becomes)\s?:?\s)", re.IGNORECASE)  # fmt: skip
 _MARKS = re.compile(r"(?<![0-9])[.,:/](?=.)|[.,:/](?![0-9])|[;!?\"`()\[\]{}*_…$\\|—<>]|"
                     r"-(?![0-9])|(?<=\w)-|(?<!\w)'|'(?!\w)")  # fmt: skip

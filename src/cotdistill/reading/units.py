@@ -13,12 +13,12 @@ def _words(text: str) -> frozenset[str]:
 
 
 _SPELLINGS = {
-    "km": "kilometer kilometers kilometre kilometres kms", "m": "meter meters metre metres",
+    "km": "kilometer kilometers kilometre kilometres kms 千米 公里", "m": "meter meters metre metres",
     "cm": "centimeter centimeters centimetre centimetres cms", "mm": "millimeter millimeters millimetre millimetres",
     "mile": "mi miles", "foot": "ft feet", "inch": "inches", "yard": "yd yds yards",
     "hour": "h hr hrs hours", "minute": "min mins minutes", "second": "s sec secs seconds",
     "day": "days", "week": "wk wks weeks", "month": "months", "year": "yr yrs years",
-    "kg": "kilogram kilograms kgs kilo kilos", "g": "gram grams", "mg": "milligram milligrams",
+    "kg": "kilogram kilograms kgs kilo kilos 千克 公斤", "g": "gram grams", "mg": "milligram milligrams",
     "pound": "lb lbs pounds £ gbp", "ounce": "oz ounces", "ton": "tons tonne tonnes",
     "l": "liter liters litre litres", "ml": "milliliter milliliters millilitre millilitres",
     "gallon": "gal gallons", "dollar": "$ usd dollars buck bucks", "cent": "¢ cents",
@@ -29,6 +29,7 @@ _SPELLINGS = {
 }  # fmt: skip
 KNOWN = {word: unit for unit, words in _SPELLINGS.items() for word in (*words.split(), unit)}
 _SCALES = frozenset({"c", "f", "celsius", "fahrenheit"})  # only after "degree"
+LENGTHS = frozenset({"km", "m", "cm", "mm", "mile", "foot", "inch", "yard"})
 _STOP = _words(
     "in of on at to for from by with and or is are was were be been has have had left remaining total altogether "
     "a an per each every more less the that which who because since so than after before when if will would can as "
