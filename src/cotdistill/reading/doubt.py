@@ -126,13 +126,14 @@ def altered(text: str, start: int, digits_end: int, end: int, *, money: bool = F
 _CALL = re.compile(r"(?:\w\(|\\[a-z]{1,20}\s?\{?)$", re.IGNORECASE)  # f(5, \sqrt{5
 _ARROW = re.compile(r"(?:[=-]|[a-z]{2}|</?[a-z][a-z0-9]{0,20})>$", re.IGNORECASE)  # =>, "RESULT>", <b>
 _LETTER = re.compile(r"\s?[a-z](?![a-z])", re.IGNORECASE)
-# "**36", and what ends before the number: "**Total:** 36", "**Total** 36"
-_EMPHASIS_BEFORE = re.compile(r"(?<![\w)*])\*{1,3}$|(?:(?<=[:：])(?:\*{1,3}|__)|(?<=[^\W\d_]{2})(?:\*\*|__))[ \t]+$")
+_EMPHASIS_BEFORE = re.compile(r"(?<![\w)*])\*{1,3}$")
+# "**Total:** 36"
+_BOLD_BEFORE = re.compile(r"(?<!\w)(?:\*\*(?=\S)[^*\n]{0,60}[^*\s\d]\*\*|__(?=\S)[^_\n]{0,60}[^_\s\d]__)[ \t]+$")
 _EMPHASIS_AFTER = re.compile(r"\*{1,3}(?![\w(*])")
 
 
 def _operates_before(head: str) -> bool:
-    head = _EMPHASIS_BEFORE.sub("", head)
+    head = _BOLD_BEFORE.sub("", _EMPHASIS_BEFORE.sub("", head))
     bare = head.rstrip(" \t")
     sign, touching = bare[-1:], bare == head
     if sign == "-":  # a dash, a bullet or an arrow's end where no number stands before it

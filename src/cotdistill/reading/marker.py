@@ -49,12 +49,12 @@ def run_on(text: str, stops: tuple[str, ...] = STOPS, start: int = 0) -> int | N
     as "\\nQuestion:", is found in any case, indented, emphasised and numbered, too: "\\n**Question 2:**". Behind an
     answer it needs no colon if it is numbered and alone on its line, and one that begins with a blank line, such as
     "\\n\\nProblem:", is found only there: a text may tell its own problem first."""
-    answered: re.Match[str] | None = None
+    answered = -1  # where the first answer ends, once it matters
     for match in _stop_pattern(stops).finditer(text, start):
-        if match.lastgroup != "weak":
-            return match.start()
-        answered = answered or _ANSWERED.search(text, start, match.start())
-        if answered:
+        if match.lastgroup == "weak" and answered < 0:
+            first = _ANSWERED.search(text, start)
+            answered = first.end() if first else len(text)
+        if match.lastgroup != "weak" or answered <= match.start():
             return match.start()
     return None
 
