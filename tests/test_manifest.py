@@ -61,7 +61,7 @@ def test_other_settings_are_refused_with_the_changed_keys_and_the_three_ways_on(
 
 def test_harmless_settings_do_not_count(tmp_path: Path) -> None:
     path, file = begun(tmp_path)
-    other = changed(batch_size=1, overwrite=True)
+    other = changed(batch_size=1)
     Manifest.open(path).claim("generate", other, overwrite=False, files=[file])
 
 
