@@ -100,7 +100,7 @@ def test_where_there_is_no_gain_no_number_is_enough():
     assert needed_questions(0.05, 0.05) is None
     assert needed_questions(0.0, 0.0) is None
     assert power(100, 0.0, 0.0) == 0.0
-    assert needed_questions(0.011, 0.010, most=2000) is None
+    assert needed_questions(0.011, 0.010) is None
 
 
 def test_half_the_gap_is_expected_and_some_losses_even_where_the_sample_has_none():

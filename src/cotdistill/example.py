@@ -101,10 +101,10 @@ def build_examples(
     return Examples(kept, too_long)
 
 
-def histogram(lengths: Sequence[int], bins: int = 6) -> str:
-    """Lengths in words: ``60-99: 12, 100-139: 3``."""
+def histogram(lengths: Sequence[int]) -> str:
+    """Lengths in words, in at most six parts: ``60-99: 12, 100-139: 3``."""
     low, high = min(lengths), max(lengths)
-    width = max(1, -(-(high - low + 1) // bins))
+    width = max(1, -(-(high - low + 1) // 6))
     counts = dict.fromkeys(range(low, high + 1, width), 0)
     for length in lengths:
         counts[low + (length - low) // width * width] += 1

@@ -15,14 +15,14 @@ MOST = 50_000
 """No more questions than these are looked at."""
 
 
-def expected_changes(base_to_teacher: Paired, closed: float = CLOSED) -> tuple[float, float]:
+def expected_changes(base_to_teacher: Paired) -> tuple[float, float]:
     """The shares of questions that a student gains and loses against its base.
 
-    It is taken to answer as the teacher does on ``closed`` of the questions and as its base on the others; base and
+    It is taken to answer as the teacher does on ``CLOSED`` of the questions and as its base on the others; base and
     teacher are known from a sample. Half a question is added to the losses, for a small sample may show none.
     """
     n = base_to_teacher.both + base_to_teacher.only_base + base_to_teacher.only_student + base_to_teacher.neither
-    return closed * base_to_teacher.only_student / n, closed * (base_to_teacher.only_base + 0.5) / (n + 1)
+    return CLOSED * base_to_teacher.only_student / n, CLOSED * (base_to_teacher.only_base + 0.5) / (n + 1)
 
 
 def power(questions: int, gains: float, losses: float) -> float:
@@ -39,16 +39,16 @@ def power(questions: int, gains: float, losses: float) -> float:
     return float(np.dot(binom.pmf(changed, questions, min(1.0, gains + losses)), seen))
 
 
-def needed_questions(gains: float, losses: float, wanted: float = POWER, most: int = MOST) -> int | None:
-    """The fewest questions with power ``wanted``, None where there is no gain or ``most`` are too few."""
+def needed_questions(gains: float, losses: float) -> int | None:
+    """The fewest questions with power ``POWER``, None where there is no gain or ``MOST`` are too few."""
     if gains <= losses:
         return None
     low, high = 0, 8
-    while power(high, gains, losses) < wanted:
-        if high >= most:
+    while power(high, gains, losses) < POWER:
+        if high >= MOST:
             return None
-        low, high = high, min(most, 2 * high)
+        low, high = high, min(MOST, 2 * high)
     while high - low > 1:  # the power rises with the number, but for ripples of a question or two
         middle = (low + high) // 2
-        low, high = (low, middle) if power(middle, gains, losses) >= wanted else (middle, high)
+        low, high = (low, middle) if power(middle, gains, losses) >= POWER else (middle, high)
     return high

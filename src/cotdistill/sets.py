@@ -33,7 +33,7 @@ class Sets(msgspec.Struct, frozen=True):
 
 
 def make_sets(
-    wanted: Questions, directory: Path, manifest: Manifest, *, overwrite: bool, train: TrainSettings | None = None
+    wanted: Questions, directory: Path, manifest: Manifest, *, overwrite: bool, train: TrainSettings
 ) -> Sets:
     """The questions in ``directory``, made where they are owed. Held-out questions are made first; training questions
     may share neither text nor operands with them. Where ``train`` chooses its objective, some of those become the
@@ -44,9 +44,9 @@ def make_sets(
     """
     files = {part: directory / name for part, name in FILES.items() if getattr(wanted, part)}
     settings: dict[str, Any] = {part: _claimed(getattr(wanted, part)) for part in FILES}
-    if aside := train.auto if train and train.objective == "auto" else None:
+    if aside := train.auto if train.objective == "auto" else None:
         files["dev"] = directory / DEV
-        settings["dev"] = {"dev_share": aside.dev_share, "max_dev": aside.max_dev, "seed": train.seed if train else 0}
+        settings["dev"] = {"dev_share": aside.dev_share, "max_dev": aside.max_dev, "seed": train.seed}
     manifest.claim("questions", settings, overwrite=overwrite, files=list(files.values()), holds=Question)
     if manifest.done("questions"):
         made_before = {part: list(read_rows(file, Question)) for part, file in files.items()}
@@ -64,7 +64,7 @@ def make_sets(
     made = [question for source, part in parts if source and source.tasks for question in part]
     shared = refuse_overlap(sets.train, [*held_out, *unseen]).shared_ngrams
     proof = msgspec.to_builtins(prove_disjoint(sets.train, made)) if made and wanted.train.tasks else {}
-    if aside and train:
+    if aside:
         taught, dev = split(sets.train, aside, train.seed, generated=bool(wanted.train.tasks))
         sets = Sets(taught, held_out, unseen, dev)
     for part, file in files.items():

@@ -69,7 +69,6 @@ def judge(
     markers: tuple[str, ...] = MARKERS,
     max_words: int | None = None,
     max_steps: int | None = None,
-    control_tokens: frozenset[str] = CONTROL_TOKENS,
     symbolic: Symbolic | None = None,
     hinted: bool = False,
 ) -> Verdict:
@@ -81,7 +80,7 @@ def judge(
     ``symbolic`` compares with a gold that is too complex to read, such as ``symbolic.same_symbolic``. ``hinted``: a
     trace whose author was shown the gold may teach where nothing in it shows that.
     """
-    if unfit := _unfit(trace, max_words, max_steps, control_tokens, hinted):
+    if unfit := _unfit(trace, max_words, max_steps, hinted):
         return Verdict(trace.id, unfit[0], trace.final_answer, reason=unfit[1])
     question = question or Question(trace.question_id, trace.question)
     gold, kind = gold_of(question)
@@ -133,7 +132,7 @@ def judge_gold(question: Question, symbolic: Symbolic | None = None) -> str | No
 
 
 def _unfit(
-    trace: Trace, max_words: int | None, max_steps: int | None, control_tokens: frozenset[str], hinted: bool
+    trace: Trace, max_words: int | None, max_steps: int | None, hinted: bool
 ) -> tuple[Status, str] | None:
     """Why a trace cannot teach whatever its answer is, if it cannot."""
     text = trace.reasoning
@@ -144,7 +143,7 @@ def _unfit(
     opened, closed = text.count("<think>"), text.count("</think>")
     if opened > closed:
         return "truncated", "<think> is never closed"
-    for token in sorted(control_tokens):
+    for token in sorted(CONTROL_TOKENS):
         if token in text or token in trace.question:
             return "control_token", f"{token} stands in the text"
     if closed > opened or (closed and text.find("</think>") < text.find("<think>")):

@@ -27,7 +27,6 @@ from cotdistill.storage.lock import one_at_a_time
 
 log = logging.getLogger(__name__)
 
-DType = Literal["float32", "bfloat16", "float16"]
 SOURCE_FILE = "cotdistill_source.json"
 UNFINISHED = ".unfinished"
 MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin", "*.gguf")
@@ -41,10 +40,10 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
     architecture: str
     quantisation: str
-    dtype: DType
+    dtype: Literal["float32"] = "float32"
 
 
-def to_hugging_face(gguf: Path, to: Path, *, dtype: DType = "float32") -> None:
+def to_hugging_face(gguf: Path, to: Path) -> None:
     """Write the model of ``gguf`` (a file, or a directory with exactly one) into the directory ``to``.
 
     Leaves ``config.json``, ``generation_config.json``, ``model.safetensors``, the tokenizer, its chat
@@ -56,10 +55,10 @@ def to_hugging_face(gguf: Path, to: Path, *, dtype: DType = "float32") -> None:
     """
     gguf = only_gguf(gguf)
     header = read_header(gguf)
-    source = Source(gguf.name, sha256_of(gguf), header.architecture, header.quantisation, dtype)
-    if not is_converted(to, source.sha256, dtype):
+    source = Source(gguf.name, sha256_of(gguf), header.architecture, header.quantisation)
+    if not is_converted(to, source.sha256):
         with one_at_a_time(to / f"{UNFINISHED}.lock", f"converting {gguf.name}"):
-            if not is_converted(to, source.sha256, dtype):  # another process may have made it while we waited
+            if not is_converted(to, source.sha256):  # another process may have made it while we waited
                 refuse_other_model(to, source.sha256)
                 _convert(gguf, header, source, to)
             return
@@ -67,15 +66,15 @@ def to_hugging_face(gguf: Path, to: Path, *, dtype: DType = "float32") -> None:
 
 
 def _convert(gguf: Path, header: Header, source: Source, to: Path) -> None:
-    dtype, unfinished = source.dtype, to / UNFINISHED
-    log.info("converting %s (%s) to %s", gguf.name, header.quantisation, dtype)
+    unfinished = to / UNFINISHED
+    log.info("converting %s (%s) to %s", gguf.name, header.quantisation, source.dtype)
     try:
         with disk_errors(to):
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            require_space(to, header.parameters * (4 if dtype == "float32" else 2))
+            require_space(to, header.parameters * 4)
         tokenizer = load_tokenizer(gguf, header)
-        model = load_weights(gguf, header, dtype)
+        model = load_weights(gguf, header)
         with disk_errors(to):
             context = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
             tokenizer.model_max_length = context
@@ -87,11 +86,11 @@ def _convert(gguf: Path, header: Header, source: Source, to: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def is_converted(directory: Path, sha256: str, dtype: DType = "float32") -> bool:
-    """True if ``directory`` is a finished conversion, in ``dtype``, of the GGUF with that hash."""
+def is_converted(directory: Path, sha256: str) -> bool:
+    """True if ``directory`` is a finished conversion of the GGUF with that hash."""
     source = _read_source(directory)
     whole = (directory / "config.json").is_file()
-    return whole and source is not None and (source.sha256, source.dtype) == (sha256, dtype)
+    return whole and source is not None and source.sha256 == sha256
 
 
 def refuse_other_model(directory: Path, sha256: str, *, besides: str = "") -> None:
@@ -131,8 +130,8 @@ def load_tokenizer(gguf: Path, header: Header) -> Any:
     return tokenizer
 
 
-def load_weights(gguf: Path, header: Header, dtype: DType) -> Any:
-    """The dequantised model in ``dtype``, free of its GGUF origin, so that transformers agrees to save it."""
+def load_weights(gguf: Path, header: Header) -> Any:
+    """The dequantised model in float32, free of its GGUF origin, so that transformers agrees to save it."""
     import torch
     import transformers
 
@@ -153,10 +152,10 @@ def load_weights(gguf: Path, header: Header, dtype: DType) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.name_or_path = ""
-    config.dtype = getattr(torch, dtype)
+    config.dtype = torch.float32
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    model.load_state_dict({name: tensor.to(config.dtype) for name, tensor in state.items()}, assign=True)
+    model.load_state_dict(state, assign=True)
     model.tie_weights()
     for name in ("bos", "eos", "pad"):
         setattr(model.generation_config, f"{name}_token_id", getattr(header, f"{name}_id"))

@@ -20,6 +20,8 @@ FLOW_GAP = 14
 LABEL_HEIGHT = 17
 LINE_HEIGHT = 160
 HISTOGRAM_HEIGHT = 72
+MOST_POINTS = 400
+"""A curve of more is drawn through every nth of them."""
 
 
 class Band(msgspec.Struct, frozen=True):
@@ -158,7 +160,7 @@ Steps = Sequence[tuple[int, float]]
 
 
 def line(
-    values: Steps, most: int = 400, *, terms: Mapping[str, Steps] | None = None, tried: Steps = (),
+    values: Steps, *, terms: Mapping[str, Steps] | None = None, tried: Steps = (),
     best: int | None = None,
 ) -> Line | None:  # fmt: skip
     """The loss over the steps, from 0 up; of many points every nth and the last. None for fewer than two. ``best`` is
@@ -166,8 +168,8 @@ def line(
     if len(values) < 2:
         return None
     first, last = values[0][0], values[-1][0]
-    others = {name: _thinned(found, most) for name, found in (terms or {}).items() if len(found) > 1}
-    kept = _thinned(values, most)
+    others = {name: _thinned(found) for name, found in (terms or {}).items() if len(found) > 1}
+    kept = _thinned(values)
     top = _round_up(max(value for found in (kept, tried, *others.values()) for _, value in found))
 
     def places(found: Steps) -> tuple[tuple[float, float], ...]:
@@ -190,8 +192,8 @@ def line(
     )
 
 
-def _thinned(values: Steps, most: int) -> list[tuple[int, float]]:
-    every = -(-len(values) // most)
+def _thinned(values: Steps) -> list[tuple[int, float]]:
+    every = -(-len(values) // MOST_POINTS)
     return [*values[::every], *([values[-1]] if (len(values) - 1) % every else [])]
 
 
