@@ -11,6 +11,7 @@ from cotdistill.download import local_model
 from cotdistill.engines import ON_RAY, Engine, EngineName
 from cotdistill.engines.server import Server
 from cotdistill.errors import SetupError, UsageError
+from cotdistill.model_files.gguf_header import only_gguf
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,4 @@ def find_gguf(model: str) -> Path | None:
         return path
     if not path.is_dir() or (path / "config.json").is_file():
         return None
-    files = sorted(path.glob("*.gguf"))
-    if len(files) > 1:
-        raise SetupError(f"{path} holds {len(files)} GGUF files; name the one to use, such as {files[0]}")
-    return files[0] if files else None
+    return only_gguf(path) if any(path.glob("*.gguf")) else None

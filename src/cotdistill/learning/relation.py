@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from cotdistill.errors import SetupError
+from cotdistill.model_files.gguf_header import open_gguf, value_of
 from cotdistill.template import read_tokenizer
 
 Kind = Literal["same", "alignable", "different", "unknown"]
@@ -77,14 +78,12 @@ def read_tokens(model: Path, *, trust_remote_code: bool = False) -> Tokens:
 
 
 def _of_gguf(path: Path) -> Tokens:
-    from gguf import GGUFReader, Keys, TokenType
+    from gguf import Keys, TokenType
 
-    try:
-        fields = GGUFReader(path).fields
-        names: list[str] = fields[Keys.Tokenizer.LIST].contents()
-        types: list[int] = fields[Keys.Tokenizer.TOKEN_TYPE].contents()
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise SetupError(f"cannot read the tokens in {path} ({error}); get the file again") from error
+    reader = open_gguf(path)
+    names, types = value_of(reader, Keys.Tokenizer.LIST), value_of(reader, Keys.Tokenizer.TOKEN_TYPE)
+    if names is None or types is None:
+        raise SetupError(f"{path} lacks the tokens of its model; get the file again")
     text, added = {}, {}
     for index, (name, kind) in enumerate(zip(names, types, strict=True)):
         if kind in (TokenType.CONTROL, TokenType.USER_DEFINED):

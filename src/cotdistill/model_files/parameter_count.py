@@ -7,16 +7,16 @@ import math
 from pathlib import Path
 
 from cotdistill.errors import SetupError
+from cotdistill.model_files.gguf_header import open_gguf
 
 
 def parameter_count(model: Path) -> int:
     """Of a GGUF file or a Hugging Face directory. Raises ``SetupError`` where they cannot be read."""
-    from gguf import GGUFReader
     from safetensors import SafetensorError, safe_open
 
+    if model.is_file():
+        return sum(int(tensor.n_elements) for tensor in open_gguf(model).tensors)
     try:
-        if model.is_file():
-            return sum(int(tensor.n_elements) for tensor in GGUFReader(model).tensors)
         count = 0
         files = sorted(model.glob("*.safetensors"))
         if not files:

@@ -25,6 +25,7 @@ from cotdistill.reporting.model_card import shareable
 from cotdistill.reporting.run_files import RunFiles
 from cotdistill.reporting.table import forgetting
 from cotdistill.settings.evaluate import ANSWER_ONLY
+from cotdistill.shown import span
 from cotdistill.stages.likelihoods import STAGE as LIKELIHOODS
 from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
 from cotdistill.verdict import TEACHES
@@ -177,15 +178,10 @@ def _cost(stage: str, facts: dict[str, Any], read: Any, written: Any, forecast: 
 
 
 def _duration(seconds: float | None) -> str:
-    """``4 s``, ``2 min 11 s``, ``1 h 05 min``."""
+    """As ``span``, below ten seconds with their tenths: ``4.2 s``."""
     if seconds is None:
         return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{seconds:.1f} s" if seconds < 10 else span(seconds)
 
 
 def _number(value: float | None) -> str:
