@@ -19,16 +19,16 @@ from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import teaching_pairs
 from cotdistill.trace import Trace
-from cotdistill.verdict import Verdict
+from cotdistill.verdict import Pair, Verdict
 
 
 class Dataset(msgspec.Struct, frozen=True):
     """``pairs`` are ``(trace id, question, text to learn)``, ``labels`` the same with the final line alone as text;
     ``counts`` are the traces by status."""
 
-    pairs: list[tuple[str, Question, str]]
+    pairs: list[Pair]
     counts: dict[str, int]
-    labels: list[tuple[str, Question, str]]
+    labels: list[Pair]
 
 
 def verdicts_and_scores_of(path: Path) -> tuple[Path, Path]:

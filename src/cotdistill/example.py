@@ -12,6 +12,7 @@ from cotdistill.errors import TrainingError
 from cotdistill.prompt import messages_for
 from cotdistill.question import Question
 from cotdistill.template import ChatTemplate
+from cotdistill.verdict import Pair
 
 IGNORE = -100
 """The label that the loss skips (torch's convention)."""
@@ -71,7 +72,7 @@ def build_example(
 
 def build_examples(
     template: ChatTemplate,
-    pairs: Iterable[tuple[str, Question, str]],
+    pairs: Iterable[Pair],
     *,
     system: str,
     max_length: int,

@@ -28,6 +28,8 @@ Status = Literal[
     "wrong", "disagrees", "bad_step", "duplicate", "contaminated", "not_selected",
     "correct", "agrees", "unchecked",
 ]  # fmt: skip
+Pair = tuple[str, Question, str]
+"""What a trace that may teach becomes: its id, the question, and the text to learn."""
 TEACHES: frozenset[str] = frozenset({"correct", "agrees", "unchecked"})
 # Strings that tokenizers turn into single control tokens; inside content they would end or fake a turn.
 CONTROL_TOKENS = frozenset({

@@ -30,7 +30,7 @@ from cotdistill.reading.symbolic import same_symbolic
 from cotdistill.settings.verify import Verify
 from cotdistill.storage.keys import Keys
 from cotdistill.trace import Trace
-from cotdistill.verdict import TEACHES, Verdict, judge, taught_text
+from cotdistill.verdict import TEACHES, Pair, Verdict, judge, taught_text
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def judge_file(
             yield read(spool.readline())
 
 
-def contenders(traces: TraceFile, settings: Verify) -> Iterator[tuple[str, Question, str]]:
+def contenders(traces: TraceFile, settings: Verify) -> Iterator[Pair]:
     """``(trace id, question, text to learn)`` of the traces among which ``settings`` have to choose: those of questions
     of which more may teach than ``max_per_question``."""
     contamination = _contamination(traces, settings)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import msgspec
 
 from cotdistill.example import Example, Examples, build_examples
-from cotdistill.learning.lint import Lint, Pair, lint
+from cotdistill.learning.lint import Lint, lint
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.settings.train import TrainSettings
 from cotdistill.template import ChatTemplate
+from cotdistill.verdict import Pair
 
 
 class Lesson(msgspec.Struct, frozen=True):

@@ -22,11 +22,11 @@ import msgspec
 from cotdistill.errors import SetupError, TrainingError
 from cotdistill.example import Example, Examples, answer_tokens
 from cotdistill.prompt import messages_for
-from cotdistill.question import Question
 from cotdistill.settings.train import Tracker, TrainSettings
 from cotdistill.shown import one_line, visible
 from cotdistill.template import ChatTemplate
 from cotdistill.thinking import apart
+from cotdistill.verdict import Pair
 
 LONGEST_ANSWER = 512
 """Most new tokens of an answer in an evaluation that nobody said otherwise for."""
@@ -35,8 +35,6 @@ TRACKERS: Mapping[Tracker, tuple[str, ...]] = {
     "none": (), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",),
 }  # fmt: skip
 """To whom the Trainer can report, and the packages of which one is needed for that."""
-
-Pair = tuple[str, Question, str]
 
 
 class Lint(msgspec.Struct, frozen=True):

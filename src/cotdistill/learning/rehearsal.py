@@ -6,9 +6,10 @@ from typing import Any
 
 from cotdistill.errors import SetupError
 from cotdistill.learning.lesson import Lesson
-from cotdistill.learning.lint import LONGEST_ANSWER, Lint, Pair
+from cotdistill.learning.lint import LONGEST_ANSWER, Lint
 from cotdistill.settings.train import TrainSettings
 from cotdistill.template import ChatTemplate, read_tokenizer
+from cotdistill.verdict import Pair
 
 
 def rehearse(

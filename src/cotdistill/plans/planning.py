@@ -34,13 +34,12 @@ from cotdistill.question import Question
 from cotdistill.reading.symbolic import same_symbolic
 from cotdistill.recipe import Recipe
 from cotdistill.stages.evaluate import run_evaluate
-from cotdistill.stages.self_samples import Pair
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.manifest import Manifest
 from cotdistill.template import ChatTemplate, read_tokenizer
 from cotdistill.trace import Trace
-from cotdistill.verdict import TEACHES, Verdict
+from cotdistill.verdict import TEACHES, Pair, Verdict
 
 
 class Planning(msgspec.Struct, frozen=True):
@@ -125,7 +124,7 @@ def _base_answers(job: Planning, sample: Sequence[Question], open_base: Callable
         return asked(True)
 
 
-def _forward_pace(engine: Engine, pairs: Sequence[tuple[str, Question, str]], system: str) -> float:
+def _forward_pace(engine: Engine, pairs: Sequence[Pair], system: str) -> float:
     """Seconds a token of a forward pass over whole examples: what asking for one token after each of them takes."""
 
     def requests() -> Iterator[Request]:

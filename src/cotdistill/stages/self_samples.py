@@ -23,14 +23,12 @@ from cotdistill.stages.models import OpenEngine
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
-from cotdistill.verdict import Verdict
+from cotdistill.verdict import Pair, Verdict
 
 STAGE = "generate/student"
 TRACES = "2_student_traces.jsonl"
 VERDICTS = "3_student_verdicts.jsonl"
 CONFIRMED = ("correct", "agrees")
-
-Pair = tuple[str, Question, str]
 
 
 def refuse_unconfirmed(questions: Sequence[Question], verify: Verify) -> None:

@@ -24,12 +24,12 @@ from cotdistill.settings.models import Models
 from cotdistill.settings.objective import Objective
 from cotdistill.settings.train import Target, TrainSettings
 from cotdistill.stages.climbing import EXAMPLES, RUNGS, Climb, begun, climb, put_in_place, refusal
-from cotdistill.stages.self_samples import Pair, asked_of, refuse_unconfirmed, with_own
+from cotdistill.stages.self_samples import asked_of, refuse_unconfirmed, with_own
 from cotdistill.stages.train import run_train
 from cotdistill.stages.verify import teaching_pairs
 from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
-from cotdistill.verdict import Verdict
+from cotdistill.verdict import Pair, Verdict
 
 
 class Teaching(msgspec.Struct, frozen=True):

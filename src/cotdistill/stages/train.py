@@ -20,17 +20,17 @@ from cotdistill.learning.scoring_teacher import ScoringTeacher, fitting
 from cotdistill.learnt import write_learnt
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, messages_for, shots_hash, user_text
-from cotdistill.question import Question
 from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.models import identify
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.manifest import Manifest, input_of
+from cotdistill.verdict import Pair
 
 log = logging.getLogger(__name__)
 
 
 def run_train(
-    pairs: Sequence[tuple[str, Question, str]],
+    pairs: Sequence[Pair],
     output_dir: Path,
     manifest: Manifest,
     *,
@@ -45,7 +45,7 @@ def run_train(
     overwrite: bool = False,
     quiet: bool = False,
     say: Callable[[str], object] = lambda text: None,
-    labels: Sequence[tuple[str, Question, str]] = (),
+    labels: Sequence[Pair] = (),
     teacher: ScoringTeacher | None = None,
     shots: Sequence[Shot] = (),
     stage: str = "train",

@@ -15,7 +15,7 @@ from cotdistill.settings.verify import Verify
 from cotdistill.shown import one_line
 from cotdistill.storage.disk import replace
 from cotdistill.trace import Trace
-from cotdistill.verdict import TEACHES, Verdict, taught_text, thought_text
+from cotdistill.verdict import TEACHES, Pair, Verdict, taught_text, thought_text
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run_verify(
 
 def teaching_pairs(
     questions: Iterable[Question], traces: Iterable[Trace], verdicts: Iterable[Verdict], target: Target = "reasoning"
-) -> Iterator[tuple[str, Question, str]]:
+) -> Iterator[Pair]:
     """``(trace id, question, text to learn)`` for every trace that may teach, in the order of the traces."""
     known = {question.id: question for question in questions}
     for trace, verdict in with_verdicts(traces, verdicts):
