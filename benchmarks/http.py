@@ -30,12 +30,13 @@ import httpx
 import msgspec
 from benchmarks.journal import questions, reasoning
 
+from cotdistill.asking.collecting import teach
 from cotdistill.engines import Sampling
 from cotdistill.engines.openai_server import OpenAIServerEngine
 from cotdistill.engines.server import Server
 from cotdistill.machine import origin
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
-from cotdistill.trace import Trace, teach
+from cotdistill.trace import Trace
 
 RESULTS = Path(__file__).parent / "results" / "http.json"
 TICK = 0.005

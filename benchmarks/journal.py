@@ -27,6 +27,7 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.asking.ask import Account, row_id
+from cotdistill.asking.collecting import teach
 from cotdistill.engines import Sampling
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import Journal, read_rows
@@ -34,7 +35,7 @@ from cotdistill.machine import peak_memory
 from cotdistill.question import Question
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import run_verify, teaching_pairs
-from cotdistill.trace import Trace, teach
+from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 
 Step = Callable[[Path, int, int], None]

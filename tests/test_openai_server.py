@@ -21,6 +21,7 @@ import msgspec
 import pytest
 import yaml
 
+from cotdistill.asking.collecting import teach
 from cotdistill.commands.options import server_of
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.api_key import ApiKey, key_for
@@ -35,7 +36,7 @@ from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
 from cotdistill.recipe import decode_recipe, dump_recipe
 from cotdistill.stages.models import identify
-from cotdistill.trace import Trace, teach
+from cotdistill.trace import Trace
 from server_double import ServerDouble, answers, completion, drips, drops, echoes, fails, hangs, says
 
 SRC = str(Path(__file__).resolve().parent.parent / "src")

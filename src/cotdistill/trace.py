@@ -6,20 +6,9 @@
      "prompt_tokens": 180, "completion_tokens": 24, "prompt_hash": "9f..."}
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import msgspec
 
-from cotdistill.answer import find_answer
-from cotdistill.asking.ask import record
-from cotdistill.engines import Completion, Engine, Finish, Sampling
-from cotdistill.prompt import Shot, messages_for
-from cotdistill.question import Question
-
-if TYPE_CHECKING:
-    from cotdistill.asking.drawing import Drawing, Step
+from cotdistill.engines import Finish
 
 
 class Trace(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,67 +28,3 @@ class Trace(msgspec.Struct, frozen=True, omit_defaults=True):
     hinted: bool = False
     prompt_hash: str = ""
     error: str | None = None
-
-
-def teach(
-    engine: Engine,
-    questions: Sequence[Question],
-    path: Path,
-    *,
-    system: str,
-    shots: Sequence[Shot] = (),
-    sampling: Sampling,
-    num_samples: int = 1,
-    name: str = "",
-    show: Callable[[Trace], object] = lambda trace: None,
-) -> None:
-    """Ask one teacher every question ``num_samples`` times and append the traces to ``path``; as ``collect``."""
-    from cotdistill.asking.drawing import Drawing, Step  # late: it judges traces
-
-    step = Step("", 0, num_samples, sampling)
-    drawing = Drawing(questions, [step], lambda question, _: messages_for(question, system, shots))
-    collect(drawing, questions, path, names=[name], open_teacher=lambda _: engine, show=show)
-
-
-def collect(
-    drawing: "Drawing",
-    questions: Sequence[Question],
-    path: Path,
-    *,
-    names: Sequence[str],
-    open_teacher: Callable[["Step"], Engine],
-    show: Callable[[Trace], object] = lambda trace: None,
-) -> None:
-    """Append to ``path`` what ``drawing`` asks for; ``names`` are those of its teachers, ``open_teacher`` opens one.
-
-    Rows already there are not asked again, except those that failed. A request that fails becomes a row
-    with ``finish="error"``: counted, never taught, asked again on the next run.
-    """
-
-    def make(question: Question, sample: int, hashed: str, completion: Completion) -> Trace:
-        step = drawing.step_of(sample)
-        return Trace(
-            id=completion.key,
-            question_id=question.id,
-            question=question.text,
-            reasoning=completion.text,
-            final_answer=find_answer(completion.text).text,
-            finish=completion.finish,
-            model=names[step.teacher],
-            sample=sample,
-            prompt_tokens=completion.prompt_tokens,
-            completion_tokens=completion.completion_tokens,
-            thinking=completion.thinking,
-            hinted=step.hint,
-            prompt_hash=hashed,
-            error=completion.error,
-        )
-
-    def came(trace: Trace) -> None:
-        drawing.came(trace)
-        show(trace)
-
-    record(
-        questions, path, Trace, key=lambda row: row.id, asked=lambda row: (row.question_id, row.question),
-        answers=lambda _: drawing.answers(open_teacher), make=make, there=drawing.there, show=came,
-    )  # fmt: skip

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cotdistill.asking.ask import Account
+from cotdistill.asking.collecting import collect
 from cotdistill.asking.drawing import Drawing, Step, steps_of
 from cotdistill.asking.hint import with_hint
 from cotdistill.asking.spending import Spending
@@ -23,7 +24,7 @@ from cotdistill.stages.models import OpenEngine, Teacher, cached, engine_and_for
 from cotdistill.storage.fingerprint import WAYS_ON, changes
 from cotdistill.storage.keys import Keys
 from cotdistill.storage.manifest import Manifest
-from cotdistill.trace import Trace, collect
+from cotdistill.trace import Trace
 
 log = logging.getLogger(__name__)
 
