@@ -197,7 +197,7 @@ def with_verdicts(traces: Iterable[Trace], verdicts: Iterable[Verdict]) -> Itera
         yield trace, ahead.pop(trace.id, None)
 
 
-def watched(path: Path, verdicts: Iterable[Verdict], *, keep: bool) -> Iterator[Verdict]:
+def compared_with(path: Path, verdicts: Iterable[Verdict], *, keep: bool) -> Iterator[Verdict]:
     """The verdicts, compared on the way with those that ``path`` holds.
 
     With ``keep``, raises ``ResumeError`` at the end where one of those would change or go, and ``UsageError`` at

@@ -56,7 +56,7 @@ def open_objective(
             served.check()
             _refuse_too_long(longest, served.context)
             return served
-        loaded = load_model(teacher.directory, placement, trust_remote_code=trust_remote_code)
+        loaded = load_model(teacher.directory(), placement, trust_remote_code=trust_remote_code)
         _refuse_too_long(longest, loaded.context_length)
         return Teacher(loaded, shared_ids(model.tokenizer, loaded.tokenizer), k, read)
 
@@ -69,7 +69,7 @@ def open_objective(
         )  # fmt: skip
     with Bar("teacher's scores", len(rows), quiet=quiet or not here().first) as bar:
         k = settings.top_k("offline_kd")
-        of = teacher.scores_id if teacher.server else f"{teacher.scores_id}, {placement.numbers()}"
+        of = teacher.scores_id() if teacher.server else f"{teacher.scores_id()}, {placement.numbers()}"
         scores = stored_scores(teacher.scores, read, of, k, opened, lambda rows: bar.step(by=rows))
     return partial(OfflineKd, scores=lambda row: scores(shown(row)), weight=settings.offline_kd.weight)
 

@@ -27,27 +27,24 @@ class ScoringTeacher(msgspec.Struct, frozen=True):
     scores: Path
     server: Server | None = None
 
-    @property
     def directory(self) -> Path:
-        """The Hugging Face directory of a model that is here; a GGUF file is dequantised into the cache."""
+        """The Hugging Face directory of a model that is here, fetched if need be; a GGUF file is dequantised into the
+        cache."""
         return _directory(self.model)
 
-    @property
-    def tokens(self) -> Path:
-        """Where to read its tokens, without dequantising anything."""
+    def tokens_file(self) -> Path:
+        """Where to read its tokens, without dequantising anything; fetched if need be."""
         return find_gguf(self.model) or local_model(self.model, want="gguf")
 
-    @property
     def identity(self) -> dict[str, str]:
         """What a manifest says of the model: its name and the hash of its files, none where they are on a server."""
         if self.server:
             return {"name": self.model, "hash": ""}
-        return {"name": Path(self.model).name, "hash": model_hash(self.directory)}
+        return {"name": Path(self.model).name, "hash": model_hash(self.directory())}
 
-    @property
     def scores_id(self) -> str:
         """What scores on disk are known by."""
-        return f"server:{self.model}" if self.server else model_hash(self.directory)
+        return f"server:{self.model}" if self.server else model_hash(self.directory())
 
 
 @cache
@@ -81,8 +78,8 @@ def fitting(
     if teacher.server:
         return teacher
     ours = local_model(student, want="hf")
-    _refuse_unrelated(_relation(ours, teacher.tokens, trust_remote_code), objective)
-    if objective == "on_policy" and not shown and model_hash(ours) == model_hash(teacher.directory):
+    _refuse_unrelated(_relation(ours, teacher.tokens_file(), trust_remote_code), objective)
+    if objective == "on_policy" and not shown and model_hash(ours) == model_hash(teacher.directory()):
         raise SetupError(
             "on_policy: teacher and student are the same model; show the teacher worked examples (few_shot), or use "
             "reject_on_student"

@@ -29,7 +29,7 @@ from cotdistill.storage.fingerprint import differing
 
 SEEDS = frozenset({"train.seed", "questions.train.seed", "generate.sampling.seed"})
 LABELS = frozenset({"name", "report.title"})
-ANSWER_ONLY = "train.target"
+TARGET = "train.target"
 
 
 class RunLine(msgspec.Struct, frozen=True):
@@ -170,7 +170,7 @@ def _pair(a: _Run, b: _Run, ids: Sequence[str]) -> Pair:
     pair = paired(a.student, b.student)
     differs = _differs(a, b)
     meaning = ""
-    if differs - SEEDS == {ANSWER_ONLY}:
+    if differs - SEEDS == {TARGET}:
         arms = {a.files.recipe.train.target: a.name, b.files.recipe.train.target: b.name}
         meaning = f"what the reasoning is worth: {arms['reasoning']} learned it, {arms['answer']} the answers alone"
     elif not differs - SEEDS:

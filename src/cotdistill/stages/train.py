@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -59,6 +60,9 @@ def run_train(
     writes, and the facts are its.
     """
     ranks = here()
+    fits = partial(
+        fitting, teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
+    )
     with ranks.together():
         refuse_alone(settings.objective)
         if not pairs:
@@ -69,14 +73,10 @@ def run_train(
             _refuse_sharded()
         if ranks.first:  # pulled and converted before the others look for them
             local_model(student, want="hf")
-            fits = fitting(
-                teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
-            )
-            _ = fits.identity if fits else None
+            if scoring := fits():
+                scoring.identity()
     with ranks.together():
-        teacher = fitting(
-            teacher, student, settings.objective, shown=bool(shots), trust_remote_code=trust_remote_code
-        )
+        teacher = fits()
     labels = sorted(labels, key=lambda pair: pair[0]) if settings.objective == "step_by_step" else ()
     pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
     with ranks.together():
@@ -90,7 +90,7 @@ def run_train(
         }
         # Only where there are any: records from before there were objectives still fit.
         claimed |= {"labels": digest([[id_, user_text(q), text] for id_, q, text in labels])} if labels else {}
-        claimed |= {"teacher": teacher.identity} if teacher else {}
+        claimed |= {"teacher": teacher.identity()} if teacher else {}
         claimed |= {"few_shot": shots_hash(shots)} if teacher and shots else {}
         if ranks.first:
             manifest.claim(stage, claimed, overwrite=overwrite, files=[output_dir], holds="directory")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cotdistill.asking.trace_file import TraceFile
 from cotdistill.journal import encode_row, write_rows
-from cotdistill.judging.files import Tally, judge_file, watched, with_verdicts
+from cotdistill.judging.files import Tally, compared_with, judge_file, with_verdicts
 from cotdistill.judging.likelihood import Likelihoods
 from cotdistill.question import Question
 from cotdistill.settings.train import Target
@@ -44,7 +44,7 @@ def run_verify(
     with TraceFile(traces, questions, only_known=only_known) as file, tempfile.TemporaryFile() as spool:
         disagreed = (lambda row: spool.write(encode_row(row))) if audit else None
         verdicts = judge_file(file, settings, tally, audit=disagreed, likelihoods=likelihoods)
-        write_rows(path, watched(path, verdicts, keep=keep))
+        write_rows(path, compared_with(path, verdicts, keep=keep))
         if audit:
             spool.seek(0)
             replace(audit, spool)
