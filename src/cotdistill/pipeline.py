@@ -134,6 +134,7 @@ class Run:
         return publish(self.directory)
 
     def plan(self) -> Plan:
+        """Make the plan that is owed, and heed nothing it says."""
         sets = self._begin()
         with watched({"traces": False, BASE: False}, title=self.recipe.name, quiet=self.quiet):
             return self._plan(sets)
@@ -149,7 +150,8 @@ class Run:
         return {title: self.manifest.done(stage) and not self.overwrite for title, stage in stages.items()}
 
     def _begin(self) -> Sets:
-        """The questions."""
+        """The questions, and all that is checked before any model is asked; a run that has done nothing else yet puts
+        on record what it is to be."""
         sets = self._questions()
         refuse_shown(self.shots, [*sets.held_out, *sets.unseen], str(self.recipe.generate.few_shot))
         if not self.manifest.done("train"):

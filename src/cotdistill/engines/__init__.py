@@ -62,9 +62,9 @@ class Completion(msgspec.Struct, frozen=True):
     """What a model wrote, byte for byte, and what it cost.
 
     ``finish`` is ``stop`` (the model ended its turn), ``length`` (cut at the token limit) or ``error``.
-    ``seconds`` is the wall time of the batch this completion was part of, divided by the batch's size, so
-    that the seconds of many completions add up to the time that passed. ``thinking`` is what a thinking model
-    wrote before its answer, where the engine gets that apart.
+    ``seconds`` is the wall time since the completion before this one, shared evenly by those that come out of a
+    batch together, so that the seconds of many completions add up to the time that passed. ``thinking`` is what a
+    thinking model wrote before its answer, where the engine gets that apart.
     """
 
     key: str

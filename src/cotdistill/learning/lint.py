@@ -22,13 +22,14 @@ import msgspec
 from cotdistill.errors import SetupError, TrainingError
 from cotdistill.example import Example, Examples, answer_tokens
 from cotdistill.prompt import messages_for
+from cotdistill.settings.evaluate import Evaluate
 from cotdistill.settings.train import Tracker, TrainSettings
 from cotdistill.shown import one_line, visible
 from cotdistill.template import ChatTemplate
 from cotdistill.thinking import apart
 from cotdistill.verdict import Pair
 
-LONGEST_ANSWER = 512
+LONGEST_ANSWER = Evaluate().max_new_tokens
 """Most new tokens of an answer in an evaluation that nobody said otherwise for."""
 
 TRACKERS: Mapping[Tracker, tuple[str, ...]] = {

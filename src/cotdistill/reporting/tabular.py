@@ -2,7 +2,7 @@
 
     | model | right | accuracy | 95 % interval | strict | no answer | truncated | tokens | s per question |
     |---|--:|--:|--:|--:|--:|--:|--:|--:|
-    | student | 41/80 | 51 % | 40-62 % | 51 % | 38 | 0 | 30 | 0.50 |
+    | student | 41/80 | 51 % | 40–62 % | 51 % | 38 | 0 | 30 | 0.50 |
 
 Markdown and LaTeX show what the terminal shows; CSV has every number of every model, shares as 0..1.
 """
