@@ -58,10 +58,10 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     models: dict[str, ModelScore]
-    paired: Paired | None
-    paired_strict: Paired | None
-    gain: Gain | None
-    gap_closed: float | None
+    paired: Paired | None = None
+    paired_strict: Paired | None = None
+    gain: Gain | None = None
+    gap_closed: float | None = None
     chance_rate: float | None
     difference: Interval | None = None
     gap_interval: Interval | None = None
@@ -119,40 +119,34 @@ def compare(
     ids = [question.id for question in graded]
     rows = {name: first_samples_of(predictions[name], ids) for name in models}
     right = {name: [is_correct(row) for row in answers] for name, answers in rows.items()}
-    lenient = strict = gain = closed = gained_share = closed_interval = None
-    gained_ids: list[str] = []
-    lost_ids: list[str] = []
-    if base is not None and student is not None and base.n:
-        before, after = right["base"], right["student"]
-        lenient = paired(before, after)
-        strict = paired(*([is_correct(row, True) for row in rows[name]] for name in ("base", "student")))
-        gained_share = difference(changes(lenient))
-        changed = list(zip(ids, before, after, strict=True))
-        gained_ids = [key for key, was, now in changed if now and not was]
-        lost_ids = [key for key, was, now in changed if was and not now]
-        gained = student.correct - base.correct
-        gained_strict = student.correct_strict - base.correct_strict
-        gain = Gain(gained_strict / base.n, gained / base.n, (gained_strict - gained) / base.n)
-        if teacher is not None:
-            closed = gap_closed(base.correct / base.n, student.correct / base.n, teacher.correct / base.n)
-            closed_interval = gap(before, after, right["teacher"])
     others = [name for name in models if name not in ("base", "student")] if student is not None and graded else []
     against = {name: paired(right[name], right["student"]) for name in others}
-    return Comparison(
+    unpaired = Comparison(
         models=models,
-        paired=lenient,
-        paired_strict=strict,
-        gain=gain,
-        gap_closed=closed,
         chance_rate=chance_rate,
-        difference=gained_share,
-        gap_interval=closed_interval,
-        gained=gained_ids,
-        lost=lost_ids,
         against=against,
         reasoning_worth=difference(changes(against[ANSWER_ONLY])) if ANSWER_ONLY in against else None,
         slices=slices(graded, right),
     )
+    if base is None or student is None or not base.n:
+        return unpaired
+    before, after = right["base"], right["student"]
+    lenient = paired(before, after)
+    changed = list(zip(ids, before, after, strict=True))
+    gained = student.correct - base.correct
+    gained_strict = student.correct_strict - base.correct_strict
+    return msgspec.structs.replace(
+        unpaired,
+        paired=lenient,
+        paired_strict=paired(*([is_correct(row, True) for row in rows[name]] for name in ("base", "student"))),
+        gain=Gain(gained_strict / base.n, gained / base.n, (gained_strict - gained) / base.n),
+        gap_closed=gap_closed(base.correct / base.n, student.correct / base.n, teacher.correct / base.n)
+        if teacher else None,
+        difference=difference(changes(lenient)),
+        gap_interval=gap(before, after, right["teacher"]) if teacher else None,
+        gained=[key for key, was, now in changed if now and not was],
+        lost=[key for key, was, now in changed if was and not now],
+    )  # fmt: skip
 
 
 def changes(pair: Paired) -> dict[float, int]:
