@@ -82,7 +82,9 @@ def judge_file(
         for group in traces.groups():
             tally.questions_with_traces += traces.knows(group.question)
             tally.traces_without_gold += len(group.traces) if group.question.gold is None else 0
-            hit = _hit(group.question, contamination, settings, tally)
+            hit, near = _met(group.question, contamination, settings)
+            if near:
+                tally.overlapping.append(near)
             question = _with_kind(group.question, settings)
             verdicts = judge_question(question, group.traces, settings, hit=hit, likelihoods=likelihoods)
             if hit and any(verdict.status == "contaminated" for verdict in verdicts):
@@ -107,7 +109,7 @@ def contenders(traces: TraceFile, settings: Verify) -> Iterator[Pair]:
     of which more may teach than ``max_per_question``."""
     contamination = _contamination(traces, settings)
     for group in traces.groups():
-        hit = _hit(group.question, contamination, settings, Tally())
+        hit, _ = _met(group.question, contamination, settings)
         verdicts = _sound(group.question, group.traces, settings, hit)
         teaching = [pair for pair in zip(group.traces, verdicts, strict=True) if pair[1].status in TEACHES]
         if settings.max_per_question and len(teaching) > settings.max_per_question:
@@ -173,17 +175,16 @@ def _contamination(traces: TraceFile, settings: Verify) -> Contamination | None:
     return Contamination(test, traces.questions(), ngram=settings.decontaminate_ngram or NGRAM)
 
 
-def _hit(question: Question, contamination: Contamination | None, settings: Verify, tally: Tally) -> Hit | None:
-    """The test question for which this one is removed."""
+def _met(
+    question: Question, contamination: Contamination | None, settings: Verify
+) -> tuple[Hit | None, Hit | None]:
+    """The test question for which this one is removed, and that with which it shares only a run of words."""
     if contamination is None:
-        return None
-    if (exact := contamination.exact(question)) is not None:
-        return exact
+        return None, None
+    if exact := contamination.exact(question):
+        return exact, None
     near = contamination.ngram(question)
-    if near is not None and settings.decontaminate_ngram is None:
-        tally.overlapping.append(near)
-        return None
-    return near
+    return (None, near) if settings.decontaminate_ngram is None else (near, None)
 
 
 def with_verdicts(traces: Iterable[Trace], verdicts: Iterable[Verdict]) -> Iterator[tuple[Trace, Verdict | None]]:
