@@ -13,6 +13,9 @@ from cotdistill.errors import SetupError
 
 CARD = "cotdistill.json"
 CARD_KEY = "cotdistill.card"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+"""The files that peft writes of an adapter."""
 
 
 class AdapterCard(msgspec.Struct, frozen=True):

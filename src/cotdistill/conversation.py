@@ -10,12 +10,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
-from cotdistill.card import read_card
+from cotdistill.card import ADAPTER_CONFIG, read_card
 from cotdistill.download import local_model
 from cotdistill.errors import DataError
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
 from cotdistill.recipe import load_recipe
+from cotdistill.run_directory import RunDirectory
 from cotdistill.shown import visible
 
 
@@ -24,8 +25,9 @@ def converse(directory: Path, *, base: bool = True, student: bool = True, max_ne
 
     Raises ``DataError`` where the run has no adapter yet.
     """
-    adapter = directory / "5_adapter"
-    if not (adapter / "adapter_config.json").is_file():
+    run = RunDirectory(directory)
+    adapter = run.adapter
+    if not (adapter / ADAPTER_CONFIG).is_file():
         raise DataError(f"{directory} has no trained adapter yet; finish the run: cotdistill run RECIPE")
     from cotdistill.adapter import load_adapter
     from cotdistill.hardware import place
@@ -33,7 +35,7 @@ def converse(directory: Path, *, base: bool = True, student: bool = True, max_ne
 
     card = read_card(adapter)
     system = card.system_prompt if card else SYSTEM_PROMPT
-    models = load_recipe(directory / "recipe.yaml").models
+    models = load_recipe(run.recipe).models
     placement, weights = place(models.load_in_4bit, "auto"), local_model(models.student, want="hf")
     model = load_model(
         weights, placement, trust_remote_code=models.trust_remote_code, thinking=bool(card and card.thinking)

@@ -15,6 +15,7 @@ from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import judge_question
 from cotdistill.question import Question
+from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import teaching_pairs
@@ -34,9 +35,9 @@ class Dataset(msgspec.Struct, frozen=True):
 def verdicts_and_scores_of(path: Path) -> tuple[Path, Path]:
     """Where the verdicts on a file of traces are, and the teacher's scores of them: beside it, ``cot.verdicts.jsonl``
     for ``cot.jsonl``; in the directory of a run under the run's names."""
-    in_run = path.with_name("3_verdicts.jsonl")
-    if path.name == "2_traces.jsonl" and in_run.exists():
-        return in_run, path.with_name("2_scores.safetensors")
+    run = RunDirectory(path.parent)
+    if path.name == run.traces.name and run.verdicts.exists():
+        return run.verdicts, run.scores
     return path.with_name(f"{path.stem}.verdicts.jsonl"), path.with_name(f"{path.stem}.scores.safetensors")
 
 

@@ -21,6 +21,7 @@ from cotdistill.journal import whole_rows
 from cotdistill.prediction import Prediction
 from cotdistill.recipe import decode_recipe
 from cotdistill.reporting.score import is_correct
+from cotdistill.run_directory import RunDirectory
 from cotdistill.storage.fingerprint import differing
 from cotdistill.storage.manifest import Manifest, record_of
 from cotdistill.verdict import Verdict
@@ -123,8 +124,8 @@ def _machine(manifest: Manifest) -> dict[str, Any]:
 
 
 def _verdicts_file(path: Path, manifest: Manifest) -> Path:
-    inside = path / "3_verdicts.jsonl"
-    return inside if manifest.path.name == "manifest.json" else path.with_name(f"{path.stem}.verdicts.jsonl")
+    run = RunDirectory(path)
+    return run.verdicts if manifest.path.name == run.manifest.name else path.with_name(f"{path.stem}.verdicts.jsonl")
 
 
 def _predictions(manifest: Manifest) -> dict[str, Path]:

@@ -7,11 +7,13 @@
 from functools import partial
 from pathlib import Path
 
+from cotdistill.card import ADAPTER_WEIGHTS
 from cotdistill.engines.opening import opened_late
 from cotdistill.errors import DataError
 from cotdistill.recipe import load_recipe
 from cotdistill.reporting.publication import publish
 from cotdistill.reporting.run_files import EXPORT
+from cotdistill.run_directory import RunDirectory
 from cotdistill.sets import make_sets
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
@@ -29,8 +31,9 @@ def evaluate_export(
 
     Raises ``DataError`` where the run is not finished.
     """
+    files = RunDirectory(directory)
     with locked(directory, break_lock=break_lock):
-        recipe, manifest = load_recipe(directory / "recipe.yaml"), Manifest.open(directory / "manifest.json")
+        recipe, manifest = load_recipe(files.recipe), Manifest.open(files.manifest)
         if not manifest.done("evaluate/student"):
             raise DataError(f"{directory} is not finished; finish it first: cotdistill run RECIPE")
         settings, trust = recipe.evaluate, recipe.models.trust_remote_code
@@ -45,7 +48,7 @@ def evaluate_export(
                 num_samples=settings.num_samples, batch_size=settings.batch_size, open_model=open_model,
                 load_in_4bit=models.load_in_4bit, trust_remote_code=trust, overwrite=overwrite, quiet=quiet,
             )  # fmt: skip
-        of = {"file": artifact.name, "adapter": file_hash(directory / "5_adapter" / "adapter_model.safetensors")}
+        of = {"file": artifact.name, "adapter": file_hash(files.adapter / ADAPTER_WEIGHTS)}
         facts = manifest.facts("evaluate/export")
         if not of.items() <= facts.items():  # to finish a stage again moves its time
             manifest.finish("evaluate/export", **{**facts, **of})

@@ -37,6 +37,7 @@ from cotdistill.question import Question, load_questions
 from cotdistill.recipe import Recipe, dump_recipe
 from cotdistill.report import Report
 from cotdistill.reporting.publication import publish
+from cotdistill.run_directory import RunDirectory
 from cotdistill.screen import watched
 from cotdistill.sets import Sets, look, make_sets
 from cotdistill.settings.evaluate import ANSWER_ONLY
@@ -94,9 +95,10 @@ class Run:
     def __init__(self, recipe: Recipe, directory: Path, overwrite: bool, quiet: bool) -> None:
         self.recipe = recipe
         self.directory = directory
+        self.files = RunDirectory(directory)
         self.overwrite = overwrite
         self.quiet = quiet
-        self.manifest = Manifest.open(directory / "manifest.json")
+        self.manifest = Manifest.open(self.files.manifest)
         if overwrite or not self.manifest.done("questions"):
             self._look()
         # Both models are fetched before any work, so that a missing one costs no teacher time.
@@ -142,7 +144,7 @@ class Run:
     def _owed(self, sets: Sets, *, planned: bool) -> dict[str, bool]:
         """The lines of the screen, and whether each is done already; the rungs of a ladder show as they begin."""
         objective = self.recipe.train.objective
-        entrants = line_up(self.recipe, sets, self.shots, self.directory / "5_adapter", objective)
+        entrants = line_up(self.recipe, sets, self.shots, self.files.adapter, objective)
         names = [*([BASE] if planned else []), *(asked.label for one in entrants for asked in one.asked)]
         training = {"rungs/base": "evaluate/rungs/base"} if objective == "auto" else {"training": "train"}
         training |= {f"training/{ANSWER_ONLY}": ANSWER_ONLY_STAGE} if self.recipe.evaluate.answer_only else {}
@@ -185,7 +187,7 @@ class Run:
             inputs={key: input_of(file) for key, file in read.items() if file},
             seeds={**seeds, "generate": recipe.generate.sampling.seed, "train": recipe.train.seed},
         )  # fmt: skip
-        write_atomic(self.directory / "recipe.yaml", dump_recipe(recipe).encode())
+        write_atomic(self.files.recipe, dump_recipe(recipe).encode())
 
     def _questions(self) -> Sets:
         return make_sets(
@@ -203,7 +205,7 @@ class Run:
             second = Teacher(self.second, open_it, other.server)
         run_generate(
             questions,
-            self.directory / "2_traces.jsonl",
+            self.files.traces,
             self.manifest,
             settings=settings,
             shots=self.shots,
@@ -221,13 +223,13 @@ class Run:
 
     def _traces(self, train: Sequence[Question], *, overwrite: bool) -> None:
         self._ask_teacher(train, overwrite=overwrite)
-        traces, settings, models = self.directory / "2_traces.jsonl", self.recipe.verify, self.recipe.models
+        traces, settings, models = self.files.traces, self.recipe.verify, self.recipe.models
         likelihoods = run_likelihoods(
-            train, traces, self.directory / "3_likelihoods.jsonl", self.manifest, settings, student=models.student,
+            train, traces, self.files.likelihoods, self.manifest, settings, student=models.student,
             system_prompt=self.recipe.generate.system_prompt, load_in_4bit=models.load_in_4bit,
             trust_remote_code=models.trust_remote_code, overwrite=self.overwrite, quiet=self.quiet,
         ) if settings.prefer == "likely" else None  # fmt: skip
-        tally = run_verify(train, traces, self.directory / "3_verdicts.jsonl", settings, likelihoods=likelihoods)
+        tally = run_verify(train, traces, self.files.verdicts, settings, likelihoods=likelihoods)
         log.info("traces: %s", ", ".join(f"{count} {status}" for status, count in tally.counts.most_common()))
 
     def _teaching(self, train: Sequence[Question]) -> Teaching:
@@ -246,7 +248,7 @@ class Run:
         teaching, settings = self._teaching(sets.train), self.recipe.train
         if settings.objective == "auto":
             return teaching.climb(sets.dev, partial(self._ask_dev, sets.dev)).student.name
-        teaching.train(settings, self.directory / "5_adapter", self.directory / "4_examples.jsonl", "train")
+        teaching.train(settings, self.files.adapter, self.files.examples, "train")
         return settings.objective
 
     def _ask_dev(self, dev: Sequence[Question], label: str, adapter: Path | None, file: Path) -> list[Prediction]:
@@ -258,12 +260,12 @@ class Run:
     def _predictions(self, sets: Sets, objective: Objective) -> None:
         """Ask each model the held-out and the unseen questions, and the base the held-out ones in other ways too."""
         everything = [*sets.held_out, *sets.unseen]
-        for one in line_up(self.recipe, sets, self.shots, self.directory / "5_adapter", objective):
+        for one in line_up(self.recipe, sets, self.shots, self.files.adapter, objective):
             is_teacher = one.name == "teacher"
             with opened_late(partial(self._open, one.name, one.spec, one.adapter, everything)) as open_model:
                 for asked in one.asked:
                     self._ask(
-                        asked, self.directory / "6_predictions" / f"{asked.label}.jsonl",
+                        asked, self.files.prediction(asked.label),
                         self.teacher if is_teacher else self.student, one.adapter, open_model,
                         num_samples=self.recipe.evaluate.num_samples,
                         server=self.recipe.models.server if is_teacher else None,

@@ -46,6 +46,7 @@ def export(
     from cotdistill.going_on import go_on, refuse_gap
     from cotdistill.learning.ranks import here
     from cotdistill.recipe import load_recipe
+    from cotdistill.run_directory import RunDirectory
     from cotdistill.storage.manifest import Manifest
 
     here().alone("an export")
@@ -57,14 +58,15 @@ def export(
     if run:
         if base_model or lora_model:
             raise UsageError("give a run directory, or --base_model and --lora_model, not both")
-        manifest = Manifest.open(run / "manifest.json")
+        files = RunDirectory(run)
+        manifest = Manifest.open(files.manifest)
         refuse_gap(run, manifest)
-        if not (run / "recipe.yaml").is_file():
+        if not files.recipe.is_file():
             raise UsageError(f"{run} is no run directory; name one, such as runs/quickstart")
         if evaluate and not manifest.done("evaluate/student"):
             raise UsageError(f"--evaluate compares with the student, and {run} is not finished: {go_on(run)}")
-        models = load_recipe(run / "recipe.yaml").models
-        base_model, lora_model = models.student, run / "5_adapter"
+        models = load_recipe(files.recipe).models
+        base_model, lora_model = models.student, files.adapter
         four_bit, trust_remote_code = models.load_in_4bit is True, trust_remote_code or models.trust_remote_code
     if not base_model or not lora_model:
         raise UsageError("name the run directory, or --base_model and --lora_model")

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cotdistill.commands import options as o
+from cotdistill.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from cotdistill.report import Report
 
-RunDirectory = Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")]
+OneRun = Annotated[Path, typer.Argument(help="A run directory, such as runs/quickstart.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/quickstart.yaml.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Where run directories live.")]
 Name = Annotated[str | None, typer.Option("--name", help="Run name, instead of the recipe's.")]
@@ -57,13 +58,13 @@ def run(
         resolved, runs=runs, overwrite=overwrite, force=force, break_lock=break_lock, quiet=quiet
     )
     _print(result)
-    typer.echo(f"\n{runs / resolved.name / '7_report.html'}")
+    typer.echo(f"\n{RunDirectory(runs / resolved.name).page}")
     if gate and result.verdict != "better":
         raise typer.Exit(3)
 
 
 def report(
-    directory: RunDirectory,
+    directory: OneRun,
     form: Annotated[str, typer.Option("--format", help="One of: table, markdown, csv, latex.")] = "table",
 ) -> None:
     """Make the report of a run again from its files, and print its table.
@@ -103,13 +104,13 @@ def compare(
     typer.echo(f"\n{output}")
 
 
-def view(directory: RunDirectory) -> None:
+def view(directory: OneRun) -> None:
     """Open the page of a run in the browser, and print where it is."""
     import webbrowser
 
-    from cotdistill.reporting.publication import PAGE, publish
+    from cotdistill.reporting.publication import publish
 
-    page = directory / PAGE
+    page = RunDirectory(directory).page
     if not page.is_file():
         publish(directory)
     typer.echo(page)
@@ -118,7 +119,7 @@ def view(directory: RunDirectory) -> None:
 
 
 def chat(
-    directory: RunDirectory,
+    directory: OneRun,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base alone.")] = False,
     student: Annotated[bool, typer.Option("--student", help="Talk to the student alone.")] = False,
     max_new_tokens: o.MaxNewTokens = 256,

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cotdistill.card import read_card
+from cotdistill.card import ADAPTER_CONFIG, read_card
 from cotdistill.engines import Completion, Finish, Request, Sampling
 from cotdistill.engines.clock import Clock
 from cotdistill.errors import SetupError
@@ -170,9 +170,9 @@ class VLLMEngine:
         if card and card.four_bit and not self._four_bit:
             log.warning("%s was trained on the 4-bit weights: --load_in_4bit asks it on those", adapter)
         try:
-            config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+            config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise SetupError(f"{adapter} is not an adapter: its adapter_config.json cannot be read") from error
+            raise SetupError(f"{adapter} is not an adapter: its {ADAPTER_CONFIG} cannot be read") from error
         if config.get("use_dora"):
             raise SetupError(f"vLLM runs no DoRA adapter such as {adapter}; take --engine transformers")
         ranks = [config["r"], *config.get("rank_pattern", {}).values()]

@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cotdistill.adapter import WEIGHTS
-from cotdistill.card import read_card
+from cotdistill.card import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_card
 from cotdistill.errors import SetupError
 from cotdistill.model_files.conversion import disk_errors
 from cotdistill.model_files.gguf_file import ARCHITECTURES, PAIRED, in_pairs, names_of
@@ -32,8 +31,8 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        weights = load_file(adapter / WEIGHTS)
+        config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(adapter / ADAPTER_WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise SetupError(f"the adapter in {adapter} cannot be read: {error}") from error
     alpha = _alpha(config, adapter)

@@ -33,6 +33,7 @@ from cotdistill.prompt import LABEL_PROMPT, messages_for
 from cotdistill.question import Question
 from cotdistill.reading.symbolic import same_symbolic
 from cotdistill.recipe import Recipe
+from cotdistill.run_directory import RunDirectory
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.verify import run_verify, teaching_pairs
 from cotdistill.storage.disk import write_atomic
@@ -59,6 +60,10 @@ class Planning(msgspec.Struct, frozen=True):
     quiet: bool = False
     dev: int = 0
 
+    @property
+    def files(self) -> RunDirectory:
+        return RunDirectory(self.directory)
+
 
 def run_plan(job: Planning) -> Plan:
     """The plan: that in ``0_plan.json`` where it was made for this recipe, else a new one."""
@@ -71,7 +76,7 @@ def run_plan(job: Planning) -> Plan:
     traces = _traces(job, sample)
     verdicts_file = job.directory / "0_plan" / "verdicts.jsonl"
     verdicts_file.parent.mkdir(exist_ok=True)
-    run_verify(sample, job.directory / "2_traces.jsonl", verdicts_file, job.recipe.verify.without_student)
+    run_verify(sample, job.files.traces, verdicts_file, job.recipe.verify.without_student)
     verdicts = list(read_rows(verdicts_file, Verdict))
     pairs = list(teaching_pairs(sample, traces, verdicts, job.recipe.train.target))
     with opened_late(job.open_base) as open_base:
@@ -101,7 +106,7 @@ def _traces(job: Planning, sample: Sequence[Question]) -> list[Trace]:
     ids = {question.id for question in sample}
     rest = [question for question in job.train if question.id not in ids]
     job.ask_teacher(sample, rest, job.overwrite)
-    return [trace for trace in read_rows(job.directory / "2_traces.jsonl", Trace) if trace.question_id in ids]
+    return [trace for trace in read_rows(job.files.traces, Trace) if trace.question_id in ids]
 
 
 def _base_answers(job: Planning, sample: Sequence[Question], open_base: Callable[[], Engine]) -> list[Prediction]:
@@ -217,7 +222,7 @@ def _forecast(
 ) -> Forecast:
     """Unseen questions are taken to be like the others."""
     recipe, stages = job.recipe, job.manifest.stages
-    written = Account(job.directory / "2_traces.jsonl", Trace).completion_tokens
+    written = Account(job.files.traces, Trace).completion_tokens
     answered = Account(job.directory / "0_plan" / "base.jsonl", Prediction).completion_tokens
     whole = [trace for trace in traces if trace.finish != "error"]
     fit = [length for length in lengths.examples if length <= max_length]

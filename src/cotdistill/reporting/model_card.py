@@ -22,6 +22,7 @@ from cotdistill.recipe import to_yaml
 from cotdistill.report import Report
 from cotdistill.reporting.run_files import RunFiles, ladder_of
 from cotdistill.reporting.tabular import markdown
+from cotdistill.run_directory import RunDirectory
 from cotdistill.verdict import TEACHES
 
 MARK = "# Written by cotdistill"
@@ -116,7 +117,7 @@ def _use(run: RunFiles) -> str:
     base = _catalogued(run.recipe.models.student)
     name = base.source if base else _name(run.recipe.models.student)
     here = "path/to/this/directory"
-    ends = (run.directory / "5_adapter" / "generation_config.json").is_file()
+    ends = (RunDirectory(run.directory).adapter / "generation_config.json").is_file()
     return (
         "The student was taught under this system prompt, and answers best under it:\n\n"
         + "\n".join(f"> {line}" for line in _lines(run.recipe.generate.system_prompt))

@@ -9,10 +9,8 @@ from cotdistill.report import Report, to_json
 from cotdistill.reporting.model_card import MARK, model_card
 from cotdistill.reporting.page import ROWS, render
 from cotdistill.reporting.run_files import read_run, report_of
+from cotdistill.run_directory import RunDirectory
 from cotdistill.storage.disk import cannot, write_atomic
-
-PAGE = "7_report.html"
-REPORT = "7_report.json"
 
 
 def publish(directory: Path) -> Report:
@@ -21,17 +19,17 @@ def publish(directory: Path) -> Report:
     A model card whose first lines do not say that it was written here is somebody's own, and stays.
     Raises ``DataError`` where the run is not finished or its files do not fit together.
     """
-    run = read_run(directory)
+    run, files = read_run(directory), RunDirectory(directory)
     report = report_of(run)
     page = render(run, report)
-    write_atomic(directory / REPORT, to_json(report))
+    write_atomic(files.report, to_json(report))
     for name, content in page.rows.items():
         write_atomic(directory / name, content.encode())
-    write_atomic(directory / PAGE, page.html.encode())
+    write_atomic(files.page, page.html.encode())
     for old in directory.glob(ROWS.format("*")):
         if old.name not in page.rows:
             old.unlink(missing_ok=True)
-    card = directory / "5_adapter" / "README.md"
+    card = files.adapter / "README.md"
     if card.parent.is_dir() and _ours(card):
         write_atomic(card, model_card(run, report).encode())
     return report

@@ -33,6 +33,7 @@ from cotdistill.learning.ladder import (
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.reporting.score import is_correct
+from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.objective import OneObjective
 from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
@@ -114,12 +115,12 @@ def refusal(refuse: Callable[[OneObjective], object], name: OneObjective) -> str
 
 def put_in_place(ladder: Ladder, directory: Path) -> None:
     """Copy the adapter of the student and its examples to where those of every run are."""
-    rung = directory / RUNGS / ladder.shown
+    rung, files = directory / RUNGS / ladder.shown, RunDirectory(directory)
     try:
         for file in sorted((rung / "adapter").iterdir()):
             if file.is_file():
-                write_atomic(directory / "5_adapter" / file.name, file.read_bytes())
-        write_atomic(directory / "4_examples.jsonl", (rung / EXAMPLES).read_bytes())
+                write_atomic(files.adapter / file.name, file.read_bytes())
+        write_atomic(files.examples, (rung / EXAMPLES).read_bytes())
     except OSError as error:
         raise cannot("read", rung, error) from error
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cotdistill.asking.ask import Account, row_id
+from cotdistill.card import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from cotdistill.engines import Sampling
 from cotdistill.engines.server import Server
 from cotdistill.journal import read_rows
@@ -44,8 +45,8 @@ def run_evaluate(
     stage = f"evaluate/{name}"
     claimed: dict[str, Any] = {
         "model": model,
-        "adapter": file_hash(adapter / "adapter_model.safetensors") if adapter else None,
-        "adapter_config": file_hash(adapter / "adapter_config.json") if adapter else None,
+        "adapter": file_hash(adapter / ADAPTER_WEIGHTS) if adapter else None,
+        "adapter_config": file_hash(adapter / ADAPTER_CONFIG) if adapter else None,
         "load_in_4bit": load_in_4bit,
         "trust_remote_code": trust_remote_code,
         "system_prompt": system_prompt,

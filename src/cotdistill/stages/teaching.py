@@ -19,6 +19,7 @@ from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe
+from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
 from cotdistill.settings.objective import Objective
@@ -45,6 +46,10 @@ class Teaching(msgspec.Struct, frozen=True):
     shots: Sequence[Shot]
     overwrite: bool = False
     quiet: bool = False
+
+    @property
+    def files(self) -> RunDirectory:
+        return RunDirectory(self.directory)
 
     def refuse(self, objective: Objective) -> None:
         """An objective that cannot work is refused before the teacher is asked; a ladder where no rung can."""
@@ -110,9 +115,7 @@ class Teaching(msgspec.Struct, frozen=True):
             "trust_remote_code": models.trust_remote_code,
             "train": settings.that_count,
         }
-        manifest.claim(
-            "train", claimed, overwrite=self.overwrite, files=[self.directory / "5_adapter"], holds="directory"
-        )
+        manifest.claim("train", claimed, overwrite=self.overwrite, files=[self.files.adapter], holds="directory")
         if manifest.done("train"):
             return msgspec.convert(manifest.facts("train")["ladder"], Ladder)
 
@@ -136,15 +139,11 @@ class Teaching(msgspec.Struct, frozen=True):
     @property
     def _scorer(self) -> ScoringTeacher:
         models = self.recipe.models
-        return ScoringTeacher(models.teacher, self.directory / "2_scores.safetensors", models.server)
+        return ScoringTeacher(models.teacher, self.files.scores, models.server)
 
     def _pairs(self, target: Target) -> list[Pair]:
-        return list(teaching_pairs(
-            self.questions,
-            read_rows(self.directory / "2_traces.jsonl", Trace),
-            read_rows(self.directory / "3_verdicts.jsonl", Verdict),
-            target,
-        ))  # fmt: skip
+        traces, verdicts = read_rows(self.files.traces, Trace), read_rows(self.files.verdicts, Verdict)
+        return list(teaching_pairs(self.questions, traces, verdicts, target))
 
     def _with_own(self, pairs: list[Pair]) -> list[Pair]:
         asked, itself = asked_of(self.recipe), self.recipe.models.student_as_teacher
