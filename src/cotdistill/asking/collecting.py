@@ -7,7 +7,7 @@ from cotdistill.answer import find_answer
 from cotdistill.asking.ask import record
 from cotdistill.asking.drawing import Drawing, Step
 from cotdistill.engines import Completion, Engine, Sampling
-from cotdistill.prompt import Shot, messages_for
+from cotdistill.prompt import messages_for
 from cotdistill.question import Question
 from cotdistill.trace import Trace
 
@@ -62,7 +62,6 @@ def teach(
     path: Path,
     *,
     system: str,
-    shots: Sequence[Shot] = (),
     sampling: Sampling,
     num_samples: int = 1,
     name: str = "",
@@ -70,5 +69,5 @@ def teach(
 ) -> None:
     """Ask one teacher every question ``num_samples`` times and append the traces to ``path``; as ``collect``."""
     step = Step("", 0, num_samples, sampling)
-    drawing = Drawing(questions, [step], lambda question, _: messages_for(question, system, shots))
+    drawing = Drawing(questions, [step], lambda question, _: messages_for(question, system))
     collect(drawing, questions, path, names=[name], open_teacher=lambda _: engine, show=show)
