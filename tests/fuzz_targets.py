@@ -16,7 +16,7 @@ from cotdistill.asking.trace_file import TraceFile
 from cotdistill.card import CARD, read_card
 from cotdistill.journal import Journal, forget_errors, read_rows
 from cotdistill.judging.contamination import Contamination
-from cotdistill.judging.files import watched
+from cotdistill.judging.files import compared_with
 from cotdistill.judging.selection import drop_duplicates, keep
 from cotdistill.judging.vote import vote
 from cotdistill.pipeline import recipe_hash
@@ -100,7 +100,7 @@ def refused_journal(data: bytes) -> None:
 
 
 def verdicts(data: bytes) -> None:
-    list(watched(_file("verdicts.jsonl", data), [Verdict("q#0", "correct", "4")], keep=True))
+    list(compared_with(_file("verdicts.jsonl", data), [Verdict("q#0", "correct", "4")], keep=True))
 
 
 def answers(data: bytes) -> None:

@@ -253,7 +253,7 @@ def test_only_the_first_process_writes_and_speaks(interrupted, project):
     assert writers == {"0"}
     left = {path.name for path in (project / "results/two").iterdir()} | {p.name for p in (project / "results").glob("two.*")}
     assert left == {"adapter_config.json", "adapter_model.safetensors", "cotdistill.json", "generation_config.json",
-                    "loss.svg", "two.manifest.json"}  # fmt: skip
+                    "loss.svg", "trained_on.txt", "two.manifest.json"}  # fmt: skip
 
 
 def test_what_the_first_process_refuses_ends_all_with_one_sentence(interrupted, project):

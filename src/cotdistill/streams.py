@@ -7,7 +7,7 @@ library prints would end up in it; and ``cotdistill report runs/a | head -3`` wo
 import io
 import os
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 
 def open_streams() -> None:
@@ -19,23 +19,34 @@ def open_streams() -> None:
     sys.stderr = _lenient(sys.stderr, OSError)  # there is nobody left to be told
 
 
-class _Lenient(io.FileIO):
-    """A file that drops what it cannot write for one of the reasons ``forgiven``."""
+class _Lenient(io.TextIOWrapper):
+    """A stream that goes on with nothing where it can write no more for one of the reasons ``forgiven``. It is the
+    text that is caught here, not its bytes: an interrupt between those would have them written twice."""
 
     forgiven: type[OSError] = BrokenPipeError
 
-    def write(self, data: Any, /) -> int:
+    def write(self, text: str, /) -> int:
         try:
-            return super().write(data) or 0
+            return super().write(text)
         except self.forgiven:
-            return memoryview(data).nbytes
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except self.forgiven:
+            self._leave()
+
+    def _leave(self) -> None:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self.fileno())
+        os.close(nothing)
 
 
 def _lenient(stream: TextIO, forgiven: type[OSError]) -> TextIO:
     stream.flush()
-    raw = _Lenient(stream.fileno(), "w", closefd=False)
-    raw.forgiven = forgiven
-    lines = bool(stream.line_buffering)
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=lines
-    )
+    raw = io.BufferedWriter(io.FileIO(stream.fileno(), "w", closefd=False))
+    lenient = _Lenient(raw, stream.encoding, stream.errors, line_buffering=bool(stream.line_buffering))
+    lenient.forgiven = forgiven
+    return lenient
