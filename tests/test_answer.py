@@ -79,6 +79,7 @@ def test_the_corpus_is_large_varied_and_covers_every_kind_and_outcome():
         ("It must be (C), not more.", "choice", "(C)", "last_choice"),
         ("Option B needs no guard, so the best option is A.", "choice", "A", "last_choice"),
         ("Option B helps against hepatitis A.", "choice", "Option B", "last_choice"),
+        ("It is (B).\nOptions:\nA: 12", "choice", "(B)", "last_choice"),
         ("The coin was not flipped, so yes it is", "boolean", "yes", "last_yes_no"),
         ('The letters give "yajo", that is all.', "text", "yajo", "quoted"),
         ("The letters give **yajo** in the end.", "text", "yajo", "bold"),

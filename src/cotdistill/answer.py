@@ -61,6 +61,7 @@ def find_answer(
     window = said[-MAX_TEXT:]
     patience = 8  # soft markers that led to prose
     spare: Answer | None = None
+    in_words = False  # the spare may be the answer itself: only a marker that is not soft outweighs it
     for found in marked_in(window, tuple(markers)):
         marked, soft = found.text, found.soft
         if soft and (len(marked) > MAX_LIST or not patience):
@@ -77,11 +78,11 @@ def find_answer(
         if status == "found" and taken_back(marked, window[found.end :]):
             status, value = "ambiguous", None
         answer = Answer(marked[:limit] if status != "no_answer" else "", asked, value, status, "marker", flags)
-        aside = marked[:4].lower() == "not " or is_remark(marked) or (kind == "auto" and asked == "text")
-        if not (soft and aside):
-            # a remark may be an answer in words, so only a marker that is not soft outweighs it: "Final Answer: nk"
-            return spare if spare is not None and soft and kind == "text" else answer
+        remark = is_remark(marked)
+        if not (soft and (remark or marked[:4].lower() == "not " or (kind == "auto" and asked == "text"))):
+            return spare if spare is not None and soft and in_words else answer
         spare = spare or answer  # "Final Answer: 36. The answer is plausible.", or "... is not 35."
+        in_words = in_words or (remark and kind == "text")
     if spare is not None:
         return spare
     asked = kind

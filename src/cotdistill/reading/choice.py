@@ -23,8 +23,8 @@ _LETTER = re.compile(r"([A-HJ-Z])[*_\"'$]{0,3}(?=\s?\.?$|,\s|\s?\(|\s?—|\s-\s|
 _A = (r"A(?=\s?(?:,|/|or\s|and\s)\s?\(?[B-Z](?!\w)"  # "A or B"
       r"|[*_]{0,2}\sis\s(?:the\s)?(?:correct|right|best)(?!\w))")  # fmt: skip
 # "so the best option is A.", "I choose A", "it must be A because ...": the word before it names an answer
-_NAMED_A = (r"(?:(?<!\w)(?:is|be|choose|chose|select|pick)|:)\s[\"'*_$]{0,3}(A)"
-            r"(?=[\"'*_$]{0,3}(?:[.,;:!?)]|\s?$|\s?\n|\s[-(]|\s(?:because|since)\s))")  # fmt: skip
+_NAMED_A = (r"(?:(?<!\w)(?:is|be|choose|chose|select|pick)|:)[ ][\"'*_$]{0,3}(A)"
+            r"(?=[\"'*_$]{0,3}(?:[.,;!?)]|\s?$|\s?\n|\s[-(]|\s(?:because|since)\s))")  # fmt: skip
 LETTERS = re.compile(r"[(\[]([A-Za-z])[)\]]|(?<![\w'’])([A-Z])\)|"
                      r"(?<![\w'’])(?:option|choice|answer|letter) ([A-Za-z])(?![\w'])|"
                      rf"(?<![\w'’.])([B-HJ-Z]|{_A})(?![\w'’]|\.\w)|{_NAMED_A}",

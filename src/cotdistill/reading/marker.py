@@ -49,35 +49,35 @@ def run_on(text: str, stops: tuple[str, ...] = STOPS, start: int = 0) -> int | N
     as "\\nQuestion:", is found in any case, indented, emphasised and numbered, too: "\\n**Question 2:**". Behind an
     answer it needs no colon if it is numbered and alone on its line, and one that begins with a blank line, such as
     "\\n\\nProblem:", is found only there: a text may tell its own problem first."""
-    answered = -1  # where the first answer ends, once it matters
-    for match in _stop_pattern(stops).finditer(text, start):
-        if match.lastgroup == "weak" and answered < 0:
-            first = _ANSWERED.search(text, start)
-            answered = first.end() if first else len(text)
-        if match.lastgroup != "weak" or answered <= match.start():
-            return match.start()
-    return None
+    anywhere, behind_answer = _stop_patterns(stops)
+    stop = anywhere.search(text, start)
+    end = stop.start() if stop else len(text)
+    if (weak := behind_answer.search(text, start, end)) and (answered := _ANSWERED.search(text, start, end)):
+        weak = behind_answer.search(text, answered.end(), end)
+        end = weak.start() if weak else end
+    return end if end < len(text) else None
 
 
 _ANSWERED = re.compile(r"answer[\s*_]{0,4}(?:is(?!\w)|:)|####|\\boxed", re.IGNORECASE)
 
 
 @lru_cache(maxsize=64)
-def _stop_pattern(stops: tuple[str, ...]) -> re.Pattern[str]:
-    forms, weak = [], []
+def _stop_patterns(stops: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What stops a text, and what does behind an answer. All begin with a new line, which makes the search quick."""
+    anywhere, behind_answer = [], []
     for stop in stops:
         name = stop.strip(" \n:")
         heading = rf"\n[ \t>*_#]{{0,8}}(?i:{name})"
+        colon = r"(?:[ ]?[0-9]{1,3})?[ ]?[*_]{0,3}[ ]?[:：]"
         if stop == f"\n{name}:" and name.isalpha():
-            forms.append(rf"{heading}(?:[ ]?[0-9]{{1,3}})?[ ]?[*_]{{0,3}}[ ]?[:：]")
-            weak.append(rf"{heading}[ ]?[0-9]{{1,3}}[ ]?[*_]{{0,3}}[ \t]*$")
+            anywhere.append(heading + colon)
+            behind_answer.append(rf"{heading}[ ]?[0-9]{{1,3}}[ ]?[*_]{{0,3}}[ \t]*$")
         elif stop == f"\n\n{name}:" and name.isalpha():
-            weak.append(rf"\n[ \t]*{heading}(?:[ ]?[0-9]{{1,3}})?[ ]?[*_]{{0,3}}[ ]?[:：]")
+            behind_answer.append(rf"\n[ \t]*{heading}{colon}")
         else:
-            forms.append(re.escape(stop))
-    if weak:
-        forms.append(f"(?P<weak>{'|'.join(weak)})")
-    return re.compile("|".join(forms) or r"(?!)", re.MULTILINE)
+            anywhere.append(re.escape(stop))
+    one, other = (re.compile("|".join(forms) or r"(?!)", re.MULTILINE) for forms in (anywhere, behind_answer))
+    return one, other
 
 
 @lru_cache(maxsize=64)
