@@ -56,7 +56,7 @@ class ChatTemplate:
         self.plain = tokenizer.chat_template is None
         self.source: str = PLAIN if self.plain else bare(_default_template(tokenizer))
         if "<|channel|>" in self.source:
-            raise SetupError("gpt-oss writes in channels, which are not read here: ask it on a server, --base_url")
+            raise SetupError("gpt-oss writes in channels, which are not read here: ask it on a server (--base_url)")
         bos = tokenizer.bos_token_id
         self._add_bos = self.plain and bos is not None and tokenizer("x").input_ids[:1] == [bos]
         self._control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
