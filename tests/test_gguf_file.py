@@ -168,6 +168,18 @@ def test_a_template_that_writes_the_day_writes_the_one_of_training(models, tmp_p
     assert written.startswith("{%- set date_string = '01 Jan 2025' %}")
 
 
+def test_a_student_without_a_chat_template_is_asked_in_the_same_tokens(tmp_path):
+    model = on_cpu(make_student(tmp_path / "model", template=None))
+    write_gguf(model, tmp_path / "a.gguf", quant="f16", card=None)
+    engine = LlamaCppEngine(tmp_path / "a.gguf", slots=1, context=256)
+    try:
+        asked = (Message("system", "Add."), Message("user", "the sum of 12 and 30?"))  # " the" is one token
+        assert engine.prompt_ids(asked) == model.template.prompt_ids(asked)
+        assert model.tokenizer.convert_tokens_to_ids("Ġthe") in model.template.prompt_ids(asked)
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize("source", [SWITCHED, FORCED])
 @pytest.mark.parametrize("thinking", [False, True])
 def test_llama_cpp_is_asked_to_think_or_not_as_the_student_is(tmp_path, monkeypatch, source, thinking):
