@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
-from cotdistill.card import CARD, AdapterCard, check_adapter, read_card
+from cotdistill.card import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, AdapterCard, check_adapter, read_card
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.learning.ranks import here
@@ -22,7 +22,6 @@ from cotdistill.storage.disk import write_atomic
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 FUSED = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-WEIGHTS = "adapter_model.safetensors"
 
 
 def choose_targets(module: torch.nn.Module, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
@@ -95,12 +94,12 @@ def save_adapter(adapted: Any, directory: Path, card: AdapterCard) -> None:
         return
     adapted.save_pretrained(directory, safe_serialization=True, state_dict=whole)
     state = get_peft_model_state_dict(adapted, state_dict=whole)
-    saved = load_file(directory / WEIGHTS)
+    saved = load_file(directory / ADAPTER_WEIGHTS)
     differing = [k for k, v in state.items() if k not in saved or not torch.equal(v.cpu(), saved[k])]
     if differing or len(saved) != len(state):
         raise SetupError(f"the adapter written to {directory} is not the one trained: {differing[:3]}")
     # Paths of the machine that trained mean nothing elsewhere: the base is known by its hash.
-    config_file = directory / "adapter_config.json"
+    config_file = directory / ADAPTER_CONFIG
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = card.base_name
     write_atomic(config_file, json.dumps(config, indent=2).encode())
@@ -121,10 +120,10 @@ def load_adapter(model: Model, directory: Path) -> Any:
     from safetensors.torch import load_file
 
     check_adapter(directory)
-    if not (directory / WEIGHTS).is_file():
+    if not (directory / ADAPTER_WEIGHTS).is_file():
         pickled = (directory / "adapter_model.bin").is_file()
         way = "pickled adapters (.bin) are not read" if pickled else "put it back, or train again with the same command"
-        raise SetupError(f"{directory} has no {WEIGHTS}; {way}")
+        raise SetupError(f"{directory} has no {ADAPTER_WEIGHTS}; {way}")
     card = read_card(directory)
     if card and card.base_hash != (found := model_hash(model.directory)):
         raise SetupError(
@@ -138,7 +137,7 @@ def load_adapter(model: Model, directory: Path) -> Any:
         )
     try:
         config = LoraConfig.from_pretrained(str(directory))
-        saved = load_file(directory / WEIGHTS)
+        saved = load_file(directory / ADAPTER_WEIGHTS)
     except (ValueError, TypeError, SafetensorError) as error:
         raise SetupError(f"the adapter in {directory} cannot be read: {error}") from error
     config.inference_mode = True

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.errors import SetupError
+from cotdistill.run_directory import RunDirectory
 
 CARD = "cotdistill.json"
 CARD_KEY = "cotdistill.card"
@@ -34,17 +35,17 @@ class AdapterCard(msgspec.Struct, frozen=True):
 
 def check_adapter(directory: Path) -> None:
     """Raise ``SetupError`` for what is no adapter: what it is instead, and where its adapter may be."""
-    if (directory / "adapter_config.json").is_file():
+    if (directory / ADAPTER_CONFIG).is_file():
         return
-    if (directory / "5_adapter").is_dir():
-        raise SetupError(f"{directory} is a run directory; its adapter is {directory / '5_adapter'}")
+    if (inside := RunDirectory(directory).adapter).is_dir():
+        raise SetupError(f"{directory} is a run directory; its adapter is {inside}")
     if (directory / "config.json").is_file():
         raise SetupError(f"{directory} is a whole model and no adapter: give it as --base_model, without --lora_model")
     if directory.is_file():
-        raise SetupError(f"{directory} is a file; an adapter is the directory with its adapter_config.json")
+        raise SetupError(f"{directory} is a file; an adapter is the directory with its {ADAPTER_CONFIG}")
     if not directory.exists():
         raise SetupError(f"no adapter at {directory}; train one first, or check --lora_model")
-    raise SetupError(f"{directory} is not an adapter: it has no adapter_config.json")
+    raise SetupError(f"{directory} is not an adapter: it has no {ADAPTER_CONFIG}")
 
 
 def read_card(directory: Path) -> AdapterCard | None:

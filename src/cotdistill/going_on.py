@@ -4,14 +4,13 @@ import shlex
 from pathlib import Path
 
 from cotdistill.errors import CotdistillError, DataError
+from cotdistill.run_directory import RunDirectory
 from cotdistill.storage.manifest import Manifest
-
-RECIPE = "recipe.yaml"
 
 
 def go_on(directory: Path) -> str:
     """``cotdistill run runs/quickstart/recipe.yaml``, with the flags without which it would begin another run."""
-    whole, file = directory.resolve(), directory / RECIPE
+    whole, file = directory.resolve(), RunDirectory(directory).recipe
     runs, here = whole.parent, Path.cwd()
     if runs.is_relative_to(here) and not directory.is_absolute():
         runs = runs.relative_to(here)
@@ -24,16 +23,17 @@ def go_on(directory: Path) -> str:
 def refuse_gap(directory: Path, manifest: Manifest) -> None:
     """Raise ``DataError`` for a run directory that has lost its manifest, its recipe or its questions: what is gone and
     what brings it back. Nothing is said of a directory that never was one."""
+    recipe = RunDirectory(directory).recipe
     if not manifest.path.exists():
-        if (directory / RECIPE).is_file():
+        if recipe.is_file():
             raise DataError(
                 f"{manifest.path} is gone, and nothing else says how the files beside it were made: put it back, or "
                 f"start anew: {go_on(directory)} --overwrite"
             )
         return
     lost = manifest.lost("questions")
-    if not (directory / RECIPE).is_file() and manifest.noted("recipe"):
-        lost = directory / RECIPE
+    if not recipe.is_file() and manifest.noted("recipe"):
+        lost = recipe
     if lost:
         raise DataError(f"{lost} is gone; this makes it again: {go_on(directory)}")
 

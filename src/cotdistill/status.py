@@ -26,6 +26,7 @@ from cotdistill.plans.plan import BASE
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, decode_recipe
+from cotdistill.run_directory import RunDirectory
 from cotdistill.storage.lock import Holder, holder_of
 from cotdistill.storage.manifest import Manifest, record_of
 from cotdistill.trace import Trace
@@ -75,7 +76,7 @@ def status_of(path: Path) -> Status:
     """
     record = record_of(path)
     if not record.is_file():
-        refuse_gap(path, Manifest(path / "manifest.json", {}, {}))
+        refuse_gap(path, Manifest(RunDirectory(path).manifest, {}, {}))
         raise DataError(f"{path} has no manifest; name a run directory, or an output of generate, train or evaluate")
     manifest = Manifest.open(record)
     is_run = record.parent.resolve() == path.resolve()
@@ -101,7 +102,7 @@ def status_of(path: Path) -> Status:
 
 def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]:
     """All stages that the recipe asks for, begun or not, and whatever else is on record."""
-    noted = manifest.noted("recipe")
+    files, noted = RunDirectory(directory), manifest.noted("recipe")
     recipe = decode_recipe(noted, f"{manifest.path}, recipe") if noted else None
     samples = recipe.generate.num_samples if recipe else 1
     server = recipe.models.server if recipe else None
@@ -113,21 +114,21 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
         count = min(asked, recipe.plan.questions) if recipe else None
         answers = _rows(sample, manifest, directory / "0_plan" / "base.jsonl", count, None)
         yield msgspec.structs.replace(answers, name="plan", done=answers.done and manifest.done("plan"))
-    yield _rows("generate", manifest, directory / "2_traces.jsonl", asked * samples if asked and not varies else None,
+    yield _rows("generate", manifest, files.traces, asked * samples if asked and not varies else None,
                 None if varies else server)  # fmt: skip
     if "likelihoods" in manifest.stages:
         yield _stage("likelihoods", manifest)
-    yield _verdicts(directory / "2_traces.jsonl", directory / "3_verdicts.jsonl")
+    yield _verdicts(files.traces, files.verdicts)
     rungs = [name for name in manifest.stages if name.startswith(("generate/", "train/rungs/", "evaluate/rungs/"))]
     yield from (_rung(name, manifest) for name in rungs)
-    yield _train(directory / "5_adapter", manifest)
+    yield _train(files.adapter, manifest)
     if ANSWER_ONLY_STAGE in manifest.stages or (recipe and recipe.evaluate.answer_only):
         yield _train(directory / ADAPTER, manifest, ANSWER_ONLY_STAGE)
     planned = dict(_evaluations(directory, recipe))
     shown = {*planned, *rungs, sample}
     others = [name for name in manifest.stages if name.startswith("evaluate/") and name not in shown]
     for name in (*planned, *others):
-        file = manifest.output(name) or directory / "6_predictions" / f"{name.removeprefix('evaluate/')}.jsonl"
+        file = manifest.output(name) or files.prediction(name.removeprefix("evaluate/"))
         yield _rows(name, manifest, file, planned.get(name), server if name.endswith("/teacher") else None)
     yield StageStatus("report", (directory / "7_report.json").is_file())
 

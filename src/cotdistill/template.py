@@ -7,7 +7,6 @@ ordinary text: ``<|im_end|>`` in a question stays ten harmless characters. The p
 construction an exact prefix of the sequence it was trained on.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from cotdistill.engines import Message
 from cotdistill.errors import SetupError
 from cotdistill.thinking import CLOSE, OPEN, apart
-from cotdistill.wording import CLOSED, bare, fixed
+from cotdistill.wording import CLOSED, bare, fixed, template_hash
 
 PLAIN = (
     "{% if add_bos %}{{ bos_token }}{% endif %}"
@@ -151,7 +150,7 @@ class ChatTemplate:
     @property
     def hash(self) -> str:
         """16 hex digits: the template an adapter was trained with is the one it must be asked with."""
-        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+        return template_hash(self.source)
 
     @property
     def pad_id(self) -> int:

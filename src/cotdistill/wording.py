@@ -6,6 +6,7 @@ Templates write the day into prompts and ask whether the model shall think first
 answer that otherwise than training did; so the answer goes with the template.
 """
 
+import hashlib
 import re
 
 from cotdistill.thinking import EMPTY
@@ -32,6 +33,11 @@ def bare(template: str) -> str:
     for line in (*(_switch(name, on) for name in SWITCHES for on in (False, True)), DATED, TODAY):
         template = template.removeprefix(line)
     return template
+
+
+def template_hash(source: str) -> str:
+    """16 hex digits for a template as ``bare`` leaves it."""
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def fixed(source: str, thinking: bool) -> str:

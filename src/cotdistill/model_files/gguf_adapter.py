@@ -5,7 +5,6 @@
 Not covered, and refused: DoRA, ranks that differ between layers, adapters with biases or whole layers of their own.
 """
 
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from cotdistill.errors import SetupError
 from cotdistill.model_files.conversion import disk_errors
 from cotdistill.model_files.gguf_file import ARCHITECTURES, PAIRED, in_pairs, names_of
 from cotdistill.model_files.gguf_header import only_gguf, open_gguf, value_of
-from cotdistill.wording import DATE, TODAY, bare
+from cotdistill.wording import DATE, TODAY, bare, template_hash
 
 PREFIX = "base_model.model."
 
@@ -46,7 +45,7 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
     if card and template is None:
         raise SetupError(f"{base} has no chat template: llama.cpp would take another than {adapter} was trained with")
     own = bare(str(template))
-    if card and card.template_hash != hashlib.sha256(own.encode()).hexdigest()[:16]:
+    if card and card.template_hash != template_hash(own):
         raise SetupError(f"the adapter in {adapter} was trained with another chat template than {base} has")
     if card and "strftime_now" in own and TODAY not in str(template):
         raise SetupError(f"the chat template of {base} writes today's date, and {adapter} was trained with {DATE}")

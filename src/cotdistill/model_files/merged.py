@@ -19,8 +19,8 @@ from typing import Any, Literal
 import msgspec
 import torch
 
-from cotdistill.adapter import WEIGHTS, load_adapter
-from cotdistill.card import CARD, AdapterCard, read_card
+from cotdistill.adapter import load_adapter
+from cotdistill.card import ADAPTER_WEIGHTS, CARD, AdapterCard, read_card
 from cotdistill.errors import ResumeError, SetupError
 from cotdistill.hardware import Placement
 from cotdistill.model import Model, check_directory, load_model
@@ -187,12 +187,12 @@ def _refuse_tied(model: Model, adapter: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     module = model.module
-    if not module.config.tie_word_embeddings or not (adapter / WEIGHTS).is_file():
+    if not module.config.tie_word_embeddings or not (adapter / ADAPTER_WEIGHTS).is_file():
         return
     both = (module.get_input_embeddings(), module.get_output_embeddings())
     names = [name.rsplit(".", 1)[-1] for name, layer in module.named_modules() if layer in both]
     try:
-        with safe_open(adapter / WEIGHTS, "pt") as file:
+        with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
             keys = list(file.keys())
     except SafetensorError:
         return  # load_adapter says what is wrong with it

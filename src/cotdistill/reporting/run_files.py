@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from cotdistill.card import ADAPTER_WEIGHTS
 from cotdistill.errors import DataError
 from cotdistill.generated import chance_rate
 from cotdistill.going_on import go_on, refuse_gap
@@ -29,6 +30,7 @@ from cotdistill.report import Facts, Report, build_report, compare, model_order
 from cotdistill.reporting.causes import Evidence, likely_causes
 from cotdistill.reporting.ladder_report import with_ladder
 from cotdistill.reporting.score import first_samples_of, is_correct
+from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
 from cotdistill.statistics import p_text, paired
@@ -62,14 +64,15 @@ def read_run(directory: Path) -> RunFiles:
     """Read a run. Raises ``DataError`` where it has no finished evaluation, or a file cannot be read."""
     if not directory.is_dir():
         raise DataError(f"{directory} is no run directory, such as runs/quickstart")
-    manifest = Manifest.open(directory / "manifest.json")
+    files = RunDirectory(directory)
+    manifest = Manifest.open(files.manifest)
     refuse_gap(directory, manifest)
     held_out = _rows(directory / "1_held_out.jsonl", Question)
     unseen = _rows(directory / "1_unseen.jsonl", Question)
     predictions = _predictions(directory, manifest, "", held_out)
-    if not predictions or not (directory / "recipe.yaml").is_file():
+    if not predictions or not files.recipe.is_file():
         raise DataError(f"{directory} has no report yet; finish the run: {go_on(directory)}")
-    recipe = load_recipe(directory / "recipe.yaml")
+    recipe = load_recipe(files.recipe)
     _refuse_lost(directory, manifest, recipe)
     if not recipe.evaluate.answer_only:  # it was not kept in step with the student
         predictions.pop(ANSWER_ONLY, None)
@@ -80,8 +83,8 @@ def read_run(directory: Path) -> RunFiles:
         train=_rows(directory / "1_questions.jsonl", Question),
         held_out=held_out,
         unseen=unseen,
-        traces=Rows(directory / "2_traces.jsonl", Trace),
-        verdicts=Rows(directory / "3_verdicts.jsonl", Verdict),
+        traces=Rows(files.traces, Trace),
+        verdicts=Rows(files.verdicts, Verdict),
         predictions=predictions,
         unseen_predictions=_predictions(directory, manifest, "unseen/", unseen),
     )
@@ -211,7 +214,7 @@ def _predictions(directory: Path, manifest: Manifest, part: str, asked: Sequence
     files = {path.stem: path for path in (directory / "6_predictions" / part).glob("*.jsonl")}
     done = [name for name in files if manifest.done(f"evaluate/{part}{name}")]
     if "export" in done:
-        weights = directory / "5_adapter" / "adapter_model.safetensors"
+        weights = RunDirectory(directory).adapter / ADAPTER_WEIGHTS
         if not weights.exists() or manifest.facts("evaluate/export").get("adapter") != file_hash(weights):
             done.remove("export")
     done.sort(key=model_order)

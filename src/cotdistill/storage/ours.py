@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from cotdistill.card import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD
 from cotdistill.errors import DataError, ResumeError
 from cotdistill.journal import whole_rows
 
@@ -32,7 +33,7 @@ def refuse_foreign(path: Path, holds: Holds) -> None:
     if not holds_something(path):
         return
     if path.is_dir():
-        known = any((path / name).exists() for name in ("adapter_config.json", "cotdistill.json", "checkpoints"))
+        known = any((path / name).exists() for name in (ADAPTER_CONFIG, CARD, "checkpoints"))
     else:
         known = isinstance(holds, str) or _begins_with(path, holds)
     if not known:
@@ -41,7 +42,7 @@ def refuse_foreign(path: Path, holds: Holds) -> None:
 
 def gone(path: Path) -> Path | None:
     """What of a finished output is not there: it itself, or of an adapter its weights or their description."""
-    needed = (path / "adapter_model.safetensors", path / "adapter_config.json") if path.is_dir() else (path,)
+    needed = (path / ADAPTER_WEIGHTS, path / ADAPTER_CONFIG) if path.is_dir() else (path,)
     return next((part for part in needed if not part.exists()), None)
 
 
