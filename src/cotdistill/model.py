@@ -12,6 +12,7 @@ import torch
 from cotdistill.errors import SetupError
 from cotdistill.hardware import Placement, give_back_gpus
 from cotdistill.model_files.whole import check_files
+from cotdistill.shown import cause_of
 from cotdistill.template import ChatTemplate
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def load_model(
             "use a model with safetensors"
         ) from error
     except Exception as error:  # a damaged file fails in any of the libraries' own ways
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        why = cause_of(error)
         raise SetupError(f"cannot load the model in {directory}: {why}") from error
     # transformers fills what is missing with random numbers and goes on.
     absent = set(loaded["missing_keys"]) & {name for name, _ in module.named_parameters()}

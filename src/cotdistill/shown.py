@@ -19,6 +19,11 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def cause_of(error: BaseException) -> str:
+    """What a library says of a failure, in a line that fits into one of our sentences: ``OSError: no such file``."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def first_of(names: Sequence[str]) -> str:
     """Five names of many: ``q1, q2, q3, q4, q5, ...``."""
     return ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")

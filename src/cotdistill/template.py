@@ -14,6 +14,7 @@ from typing import Any
 
 from cotdistill.engines import Message
 from cotdistill.errors import SetupError
+from cotdistill.shown import cause_of
 from cotdistill.thinking import CLOSE, OPEN, apart
 from cotdistill.wording import CLOSED, bare, fixed, template_hash
 
@@ -38,7 +39,7 @@ def read_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:  # a damaged file fails in any of the library's own ways
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        why = cause_of(error)
         raise SetupError(f"cannot load the tokenizer in {directory}: {why}; get the model again") from error
 
 

@@ -19,6 +19,7 @@ from cotdistill.engines.clock import Clock
 from cotdistill.errors import SetupError
 from cotdistill.hardware import give_back_gpus
 from cotdistill.identity import model_hash
+from cotdistill.shown import cause_of
 from cotdistill.template import ChatTemplate, read_tokenizer
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class VLLMEngine:
         try:
             self._engine: Any = LLMEngine.from_engine_args(arguments)
         except Exception as error:  # no GPU, no memory, a model it does not know: whatever vLLM says of it
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            why = cause_of(error)
             cure = "pip install vllm-bnb-plugin, or " if "nknown quantization" in why else ""
             raise SetupError(f"vLLM cannot run {directory}: {why}; {cure}take --engine transformers") from error
         numbers = getattr(getattr(self._engine, "model_config", None), "dtype", "auto")
@@ -146,7 +147,7 @@ class VLLMEngine:
             raise self._dead(error) from error
 
     def _dead(self, error: Exception) -> SetupError:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        why = cause_of(error)
         return SetupError(f"vLLM ended in the midst of its work ({why}); run the command again to go on")
 
     def _completion(self, request: Request, prompt: Sequence[int], output: Any) -> Completion:

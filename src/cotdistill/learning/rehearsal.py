@@ -8,6 +8,7 @@ from cotdistill.errors import SetupError
 from cotdistill.learning.lesson import Lesson
 from cotdistill.learning.lint import LONGEST_ANSWER, Lint
 from cotdistill.settings.train import TrainSettings
+from cotdistill.shown import cause_of
 from cotdistill.template import ChatTemplate, read_tokenizer
 from cotdistill.verdict import Pair
 
@@ -42,5 +43,5 @@ def _layers(config: Any, trust_remote_code: bool) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # a model's own code fails in any way
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        why = cause_of(error)
         raise SetupError(f"cannot look at the layers of the model, to find target_modules: {why}") from error
