@@ -19,14 +19,9 @@ from typing import Literal
 from cotdistill.catalog import CatalogModel, find_model, names
 from cotdistill.errors import SetupError
 from cotdistill.identity import sha256_of
-from cotdistill.model_files.conversion import (
-    disk_errors,
-    is_converted,
-    refuse_other_model,
-    require_space,
-    to_hugging_face,
-)
+from cotdistill.model_files.conversion import is_converted, refuse_other_model, to_hugging_face
 from cotdistill.sources import Progress, Unavailable, from_hub, from_wheels, size_of
+from cotdistill.storage.disk import explained, require_space
 from cotdistill.storage.lock import one_at_a_time
 
 log = logging.getLogger(__name__)
@@ -43,7 +38,7 @@ def pull(name: str, to: Path, *, format: Format = "gguf", progress: Progress | N
     Raises ``SetupError`` for an unknown name, no source, wrong bytes (deleted), a full or unwritable disk.
     """
     model = find_model(name)
-    with disk_errors(to):
+    with explained("write to", to):
         to.mkdir(parents=True, exist_ok=True)
     if format == "hf":
         if is_converted(to, model.sha256):
@@ -62,7 +57,7 @@ def pull(name: str, to: Path, *, format: Format = "gguf", progress: Progress | N
     if target.exists():
         raise SetupError(f"{target} is not the file the catalogue means (by size or SHA-256); remove it")
     gguf = _cached_gguf(model, progress)
-    with _one_fetches(model), disk_errors(to):
+    with _one_fetches(model), explained("write to", to):
         if not target.exists():  # another process may have put it there while we waited
             _link_or_copy(gguf, target)
     return target
@@ -109,7 +104,7 @@ def _fetch(model: CatalogModel, target: Path, progress: Progress | None) -> None
     part = target.with_name(target.name + ".part")
     reasons = []
     shown = _shown(model.file) if progress is None else nullcontext(progress)
-    with disk_errors(target.parent), shown as report:
+    with explained("write to", target.parent), shown as report:
         if target.exists():
             log.warning("%s has other bytes than the catalogue says: deleted, fetching it again", target)
             target.unlink()

@@ -23,6 +23,7 @@ import msgspec
 from cotdistill.errors import SetupError
 from cotdistill.identity import sha256_of
 from cotdistill.model_files.gguf_header import Header, only_gguf, read_header
+from cotdistill.storage.disk import explained, require_space
 from cotdistill.storage.lock import one_at_a_time
 
 log = logging.getLogger(__name__)
@@ -69,13 +70,13 @@ def _convert(gguf: Path, header: Header, source: Source, to: Path) -> None:
     unfinished = to / UNFINISHED
     log.info("converting %s (%s) to %s", gguf.name, header.quantisation, source.dtype)
     try:
-        with disk_errors(to):
+        with explained("write to", to):
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             require_space(to, header.parameters * 4)
         tokenizer = load_tokenizer(gguf, header)
         model = load_weights(gguf, header)
-        with disk_errors(to):
+        with explained("write to", to):
             context = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
             tokenizer.model_max_length = context
             tokenizer.save_pretrained(unfinished)
@@ -194,29 +195,6 @@ def has_equal_embeddings(model: Any) -> bool:
 
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     return head is not None and torch.equal(head.weight, embeddings.weight)
-
-
-def require_space(directory: Path, needed: int) -> None:
-    """Raise ``SetupError`` before any work if the disk of an existing directory has less than ``needed``."""
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise SetupError(
-            f"{directory} needs {needed / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free; make room first"
-        )
-
-
-@contextlib.contextmanager
-def disk_errors(directory: Path) -> Iterator[None]:
-    """Turn what a disk can say into one sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SetupError(
-            f"cannot write to {directory}: {reason}; free space there or choose another directory"
-        ) from error
 
 
 @contextlib.contextmanager

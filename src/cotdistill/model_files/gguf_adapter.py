@@ -12,9 +12,9 @@ from typing import Any
 
 from cotdistill.card import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_card
 from cotdistill.errors import SetupError
-from cotdistill.model_files.conversion import disk_errors
 from cotdistill.model_files.gguf_file import ARCHITECTURES, PAIRED, in_pairs, names_of
 from cotdistill.model_files.gguf_header import only_gguf, open_gguf, value_of
+from cotdistill.storage.disk import explained
 from cotdistill.wording import DATE, TODAY, bare, template_hash
 
 PREFIX = "base_model.model."
@@ -53,7 +53,7 @@ def write_gguf_adapter(adapter: Path, base: Path, to: Path) -> None:
     heads = {"q_proj": int(count), "k_proj": int(value(f"{architecture}.attention.head_count_kv") or count)}
     names = names_of(architecture, int(value(f"{architecture}.block_count")))
     shapes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
-    with disk_errors(to.parent):
+    with explained("write", to):
         writer = GGUFWriter(to, architecture)
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")

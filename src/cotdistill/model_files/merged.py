@@ -24,9 +24,9 @@ from cotdistill.card import ADAPTER_WEIGHTS, CARD, AdapterCard, read_card
 from cotdistill.errors import ResumeError, SetupError
 from cotdistill.hardware import Placement
 from cotdistill.model import Model, check_directory, load_model
-from cotdistill.model_files.conversion import disk_errors, require_space
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
+from cotdistill.storage.disk import explained, require_space
 from cotdistill.storage.ours import refuse_other_kind
 
 QUESTIONS = ("What is 15% of 240?", "If a train travels 120 km in 2 hours, what is its average speed?", "Why?")
@@ -147,11 +147,11 @@ def replaced(target: Path, *, overwrite: bool) -> Iterator[Path]:
     target = target.resolve()
     unfinished, old = (target.with_name(f".{target.name}.{word}") for word in ("unfinished", "old"))
     if old.exists() and not target.exists():  # a kill came between the two renames
-        with disk_errors(target):
+        with explained("write", target):
             os.replace(old, target)
     refuse_existing(target, "directory", overwrite=overwrite)
     try:
-        with disk_errors(target):
+        with explained("write", target):
             for leftover in (unfinished, old):
                 shutil.rmtree(leftover, ignore_errors=True)
             unfinished.mkdir(parents=True)

@@ -5,6 +5,7 @@ import errno
 import glob
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ _NO_DIRECTORY = "a part of the path is a file, not a directory; choose another p
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
+    errno.EIO: "the disk reports a failure; choose another one",
     errno.EFBIG: "a file may not grow further; raise the limit with `ulimit -f` and run the same command again",
     errno.EROFS: "it is on a read-only file system; choose another path",
     errno.EACCES: _PERMISSION,
@@ -50,6 +52,15 @@ def explained(doing: str, path: Path) -> Iterator[None]:
             full = "the disk takes no more; free some space and run the same command again"
             raise SetupError(f"cannot {doing} {path}: {full}") from error
         raise
+
+
+def require_space(directory: Path, needed: int) -> None:
+    """Raise ``SetupError`` before any work if the disk of an existing directory has less than ``needed``."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise SetupError(
+            f"{directory} needs {needed / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free; make room first"
+        )
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
