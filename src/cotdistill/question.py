@@ -7,21 +7,19 @@ shape (``instruction``, ``input``, ``output``), with chat ``messages``, or with 
 too (see ``exchange``).
 """
 
-import codecs
-import csv
 import hashlib
 import logging
 import math
-import re
 import shlex
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from cotdistill.errors import DataError, SetupError, UsageError
+from cotdistill.errors import DataError, UsageError
 from cotdistill.exchange import exchange_in
+from cotdistill.question_file import Digits, rows_of
 from cotdistill.shown import first_of
 
 log = logging.getLogger(__name__)
@@ -61,15 +59,6 @@ def _canonical(text: str) -> str:
 # Loading
 
 
-class _Literal(str):
-    """A JSON number with a point or exponent, digit for digit: 36.50 stays "36.50"."""
-
-    __slots__ = ()
-
-
-_Row = tuple[str, dict[str, object]]  # where it stands ("file:line"), what it says
-
-
 def load_questions(
     path: str | Path, *, question_key: str = "question", answer_key: str = "answer", limit: int | None = None
 ) -> Questions:
@@ -86,7 +75,7 @@ def load_questions(
     golds: dict[str, tuple[str, str]] = {}
     merged = 0
     keys: dict[str, None] = {}  # of all rows, in their order
-    for where, row in _rows(path):
+    for where, row in rows_of(path):
         keys |= dict.fromkeys(row)
         question = _question(where, row, question_key, answer_key)
         content = content_id(question.text, question.choices)
@@ -131,119 +120,9 @@ def _listed(keys: Iterable[str]) -> str:
     return ", ".join(ascii(key) for key in list(keys)[:8]) or "none"
 
 
-def _rows(path: str | Path) -> Iterator[_Row]:
-    if str(path).startswith("hub:"):
-        return _hub_rows(str(path))
-    path = Path(path)
-    match path.suffix.lower():
-        case ".parquet":
-            return _parquet_rows(path)
-        case ".csv":
-            return _csv_rows(path)
-        case _:
-            return _json_rows(path)
-
-
-FORMATS = "JSON Lines (one object a line), a JSON array, CSV (.csv) or Parquet (.parquet)"
-
-
-def _refuse_utf16(path: Path, begin: bytes) -> None:
-    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path}: this is UTF-16 text, not UTF-8; save the file as UTF-8")
-
-
-def _json_rows(path: Path) -> Iterator[_Row]:
-    decoder = msgspec.json.Decoder(dict[str, object], float_hook=_Literal)
-    where, line = str(path), b""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    _refuse_utf16(path, line)
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if number == 1 and line.lstrip().startswith(b"["):
-                    array = msgspec.json.Decoder(list[dict[str, object]], float_hook=_Literal)
-                    for index, row in enumerate(array.decode(line + file.read()), start=1):
-                        yield f"{path}, row {index}", row
-                    return
-                if line.strip():
-                    where = f"{path}:{number}"
-                    yield where, decoder.decode(line)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        what = f"; questions are read from {FORMATS}" if where == f"{path}:1" else ""
-        problem = f"not a JSON object ({json_fault(line, error)}); repair or remove it{what}"
-        raise DataError(f"{where}: {problem}") from error
-
-
-_HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
-
-
-def json_fault(line: bytes, error: Exception) -> str:
-    """What is wrong with a line that is not JSON; of half a character the decoder says that the line is cut."""
-    half = _HALF.search(line) if "truncated" in str(error) else None
-    return f"{half[0].decode()} is half a character" if half else str(error)
-
-
-def _csv_rows(path: Path) -> Iterator[_Row]:
-    try:
-        with path.open("rb") as bytes_:
-            _refuse_utf16(path, bytes_.read(2))
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            if twice := next((name for name in names if name and names.count(name) > 1), None):
-                raise DataError(f"{path}:1: two columns are called {twice!r}; rename one")
-            for row in reader:
-                if None in row:
-                    raise DataError(f"{path}:{reader.line_num}: more columns than the header names; quote its commas")
-                yield f"{path}:{reader.line_num}", dict(row)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV ({error}); repair the line") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise SetupError(f"reading {path} needs pyarrow: pip install pyarrow") from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (OSError, ValueError) as error:  # pyarrow's own errors are children of these
-        raise DataError(f"cannot read {path} as Parquet: {' '.join(str(error).split())}") from error
-
-
-def _hub_rows(spec: str) -> Iterator[_Row]:
-    parts = spec.split(":")
-    if not (3 <= len(parts) <= 4 and all(parts)):
-        raise UsageError(f"{spec!r} does not name hub questions; write hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT")
-    try:
-        import datasets
-    except ImportError as error:
-        raise SetupError(f'reading {spec} needs datasets: pip install datasets') from error
-    try:
-        rows = datasets.load_dataset(parts[1], *parts[2:-1], split=parts[-1])
-    except Exception as error:  # the library, the network and the hub each have their own
-        raise SetupError(f"cannot load {spec}: {' '.join(str(error).split())[:300]}") from error
-    for index, row in enumerate(rows, start=1):
-        yield f"{spec}, row {index}", row
-
-
 def _question(where: str, row: dict[str, object], question_key: str, answer_key: str) -> Question:
     text, answer = _asked(where, row, question_key, answer_key)
-    if not isinstance(text, str) or isinstance(text, _Literal):
+    if not isinstance(text, str) or isinstance(text, Digits):
         raise DataError(f"{where}: the question is not text; put it in quotes")
     if not text.strip():
         raise DataError(f"{where}: the question is empty; write it or remove the row")
