@@ -14,11 +14,11 @@ from cotdistill.asking.trace_file import TraceFile
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import judge_question
+from cotdistill.judging.pairs import teaching_pairs
 from cotdistill.question import Question
 from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
-from cotdistill.stages.verify import teaching_pairs
 from cotdistill.trace import Trace
 from cotdistill.verdict import Pair, Verdict
 

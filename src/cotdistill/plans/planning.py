@@ -22,6 +22,7 @@ from cotdistill.grade import grade
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import with_verdicts
+from cotdistill.judging.pairs import teaching_pairs
 from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokens, relation, tokens_of
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL
 from cotdistill.model_files.parameter_count import parameter_count
@@ -35,7 +36,7 @@ from cotdistill.reading.symbolic import same_symbolic
 from cotdistill.recipe import Recipe
 from cotdistill.run_directory import RunDirectory
 from cotdistill.stages.evaluate import run_evaluate
-from cotdistill.stages.verify import run_verify, teaching_pairs
+from cotdistill.stages.verify import run_verify
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.manifest import Manifest
 from cotdistill.template import ChatTemplate, read_tokenizer

@@ -14,13 +14,14 @@ from pathlib import Path
 from cotdistill.engines import Sampling
 from cotdistill.errors import DataError
 from cotdistill.journal import Rows
+from cotdistill.judging.pairs import teaching_pairs
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.generate import run_generate
 from cotdistill.stages.models import OpenEngine
-from cotdistill.stages.verify import run_verify, teaching_pairs
+from cotdistill.stages.verify import run_verify
 from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
 from cotdistill.verdict import Pair, Verdict

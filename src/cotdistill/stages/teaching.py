@@ -13,6 +13,7 @@ from cotdistill.engines import Engine
 from cotdistill.errors import SetupError, TrainingError
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
+from cotdistill.judging.pairs import teaching_pairs
 from cotdistill.learning.ladder import Ladder
 from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
 from cotdistill.prediction import Prediction
@@ -27,7 +28,6 @@ from cotdistill.settings.train import Target, TrainSettings
 from cotdistill.stages.climbing import EXAMPLES, RUNGS, Climb, begun, climb, put_in_place, refusal
 from cotdistill.stages.self_samples import asked_of, refuse_unconfirmed, with_own
 from cotdistill.stages.train import run_train
-from cotdistill.stages.verify import teaching_pairs
 from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
 from cotdistill.verdict import Pair, Verdict

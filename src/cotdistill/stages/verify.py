@@ -1,21 +1,18 @@
-"""traces --verify--> verdicts, and what of them may be taught."""
+"""traces --verify--> verdicts."""
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cotdistill.asking.trace_file import TraceFile
 from cotdistill.journal import encode_row, write_rows
-from cotdistill.judging.files import Tally, compared_with, judge_file, with_verdicts
+from cotdistill.judging.files import Tally, compared_with, judge_file
 from cotdistill.judging.likelihood import Likelihoods
 from cotdistill.question import Question
-from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.shown import one_line
 from cotdistill.storage.disk import replace
-from cotdistill.trace import Trace
-from cotdistill.verdict import TEACHES, Pair, Verdict, taught_text, thought_text
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +53,3 @@ def run_verify(
         first = one_line(str(tally.overlapping[0]))
         log.info("kept: %d questions that share a run of words with the test set; %s", len(tally.overlapping), first)
     return tally
-
-
-def teaching_pairs(
-    questions: Iterable[Question], traces: Iterable[Trace], verdicts: Iterable[Verdict], target: Target = "reasoning"
-) -> Iterator[Pair]:
-    """``(trace id, question, text to learn)`` for every trace that may teach, in the order of the traces."""
-    known = {question.id: question for question in questions}
-    for trace, verdict in with_verdicts(traces, verdicts):
-        if verdict is not None and verdict.status in TEACHES:
-            question = known.get(trace.question_id) or Question(trace.question_id, trace.question)
-            if target == "answer":
-                yield trace.id, question, f"Final Answer: {verdict.answer}"
-            else:
-                yield trace.id, question, (thought_text if target == "thinking" else taught_text)(trace, verdict)
