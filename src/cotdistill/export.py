@@ -4,11 +4,12 @@ import logging
 from pathlib import Path
 
 from cotdistill.errors import SetupError
-from cotdistill.model_files.gguf_file import adds_bos, check_writable, write_gguf
+from cotdistill.model_files.gguf_file import check_writable, write_gguf
 from cotdistill.model_files.merged import Merged, merge, refuse_existing, save_merged
 from cotdistill.model_files.modelfile import modelfile
 from cotdistill.model_files.quantisation import Quant
 from cotdistill.storage.disk import write_atomic
+from cotdistill.template import adds_bos
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def _write_modelfile(whole: Merged, gguf: Path) -> str:
     model, path = whole.model, gguf.with_suffix(".Modelfile")
     try:
         text = modelfile(
-            gguf.name, model.template, whole.card, context=model.context_length, adds_bos=adds_bos(model)
+            gguf.name, model.template, whole.card, context=model.context_length, adds_bos=adds_bos(model.tokenizer)
         )  # fmt: skip
     except SetupError as error:
         return f"no Modelfile for Ollama: {error}"

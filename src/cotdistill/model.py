@@ -27,7 +27,7 @@ class Model:
         self.directory = directory
         self.module = module
         self.tokenizer = tokenizer
-        self.template = ChatTemplate(tokenizer, thinking=thinking)
+        self.template = ChatTemplate(tokenizer, thinking=thinking, stops=_stops(module.generation_config))
 
     @property
     def context_length(self) -> int:
@@ -86,8 +86,6 @@ def load_model(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.template.pad_id)
     module.config.pad_token_id = model.template.pad_id
-    control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    model.template.also_stops = _stops(module.generation_config) & control  # an older tokenizer's ids may be letters
     # generate() fills what it is not told from here: a model's own penalties would bend every answer.
     module.generation_config = GenerationConfig(
         eos_token_id=model.template.stop_ids, pad_token_id=model.template.pad_id
@@ -97,10 +95,10 @@ def load_model(
     return model
 
 
-def _stops(config: Any) -> frozenset[int]:
+def _stops(config: Any) -> list[int]:
     """Ids at which the model's own files end an answer."""
     ids = getattr(config, "eos_token_id", None)
-    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
 def read_config(directory: Path, *, trust_remote_code: bool = False) -> Any:

@@ -8,7 +8,7 @@ construction an exact prefix of the sequence it was trained on.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +47,20 @@ class ChatTemplate:
     """A tokenizer's chat template, made safe. ``end_of_turn`` is the id that closes an answer; ``fixed`` is the
     template as it is rendered, without and with ``thinking``, of which one is the student's.
 
-    ``tokenizer`` is a transformers tokenizer. Raises ``SetupError`` where the template cannot be used:
-    it drops a message, or neither it nor the tokenizer names a token that ends an answer.
+    ``tokenizer`` is a transformers tokenizer; ``stops`` are the ids at which the model's own files end an answer.
+    Raises ``SetupError`` where the template cannot be used: it drops a message, or neither it nor the tokenizer names a
+    token that ends an answer.
     """
 
-    def __init__(self, tokenizer: Any, *, thinking: bool = False) -> None:
+    def __init__(self, tokenizer: Any, *, thinking: bool = False, stops: Iterable[int] = ()) -> None:
         self.tokenizer, self.thinking = tokenizer, thinking
         self.plain = tokenizer.chat_template is None
         self.source: str = PLAIN if self.plain else bare(_default_template(tokenizer))
         if "<|channel|>" in self.source:
             raise SetupError("gpt-oss writes in channels, which are not read here: ask it on a server (--base_url)")
-        bos = tokenizer.bos_token_id
-        self._add_bos = self.plain and bos is not None and tokenizer("x").input_ids[:1] == [bos]
+        self._add_bos = self.plain and adds_bos(tokenizer)
         self._control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        self._stops = self._control & set(stops)  # an older tokenizer's ids may be letters
         self._added = _added_text(tokenizer)
         self._anchor = self._encoded("\n")
         self._anchored = self._encoded("\nx") != self._anchor + self._encoded("x")
@@ -69,7 +70,6 @@ class ChatTemplate:
             self.fixed[False] += CLOSED
         self.end_of_turn = self._find_end_of_turn()
         self._lead = self._find_lead()
-        self.also_stops: frozenset[int] = frozenset()
 
     @property
     def exported(self) -> str:
@@ -145,8 +145,8 @@ class ChatTemplate:
     @property
     def stop_ids(self) -> list[int]:
         """Ids at which generation ends: the end of turn, the tokenizer's own end of sequence, and what the model's
-        files say besides (``also_stops``)."""
-        return sorted(({self.end_of_turn, self.tokenizer.eos_token_id} - {None}) | self.also_stops)
+        files say besides (``stops``)."""
+        return sorted(({self.end_of_turn, self.tokenizer.eos_token_id} - {None}) | self._stops)
 
     @property
     def hash(self) -> str:
@@ -212,6 +212,12 @@ class ChatTemplate:
         before = str(self._pieces(turns, generation_prompt=False)[-3])
         asked = self._text(turns[:1], generation_prompt=True, thinking=self.thinking)
         return " " if before.endswith(" ") and not asked.endswith(" ") else ""
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its BOS before a text by itself."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(tokenizer("x").input_ids[:1]) == [bos]
 
 
 def _default_template(tokenizer: Any) -> str:

@@ -20,11 +20,12 @@ from cotdistill.card import CARD_KEY, AdapterCard
 from cotdistill.engines import Request, Sampling
 from cotdistill.errors import SetupError
 from cotdistill.model import Model, head_size
-from cotdistill.model_files.conversion import disk_errors, require_space
 from cotdistill.model_files.quantisation import Quant, quantised, require_quantizer, tensor_type
 from cotdistill.model_files.vocabulary import read_vocabulary
 from cotdistill.prompt import SYSTEM_PROMPT, messages_for
 from cotdistill.question import Question
+from cotdistill.storage.disk import explained, require_space
+from cotdistill.template import adds_bos
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter, TensorNameMap
@@ -67,7 +68,7 @@ def write_gguf(model: Model, path: Path, *, quant: Quant, card: AdapterCard | No
     unfinished = path.with_name(f".{path.name}.unfinished")
     writer = GGUFWriter(None, config.model_type)
     try:
-        with disk_errors(path.parent):
+        with explained("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if card:  # first, where read_card looks for it
                 writer.add_string(CARD_KEY, msgspec.json.encode(card).decode())
@@ -210,14 +211,8 @@ def _add_tokenizer(writer: "GGUFWriter", model: Model) -> None:
         writer.add_bos_token_id(bos)
     writer.add_eos_token_id(template.end_of_turn)
     writer.add_pad_token_id(template.pad_id)
-    writer.add_add_bos_token(adds_bos(model))
+    writer.add_add_bos_token(adds_bos(tokenizer))
     writer.add_chat_template(template.exported)
-
-
-def adds_bos(model: Model) -> bool:
-    """Whether the tokenizer puts its BOS before a text by itself."""
-    bos = model.tokenizer.bos_token_id
-    return bos is not None and bool(model.tokenizer("x").input_ids[0] == bos)
 
 
 def _rows(model: Model) -> int:
