@@ -12,7 +12,8 @@ from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.report import Facts, Report, build_report, compare, from_json, to_json
 from cotdistill.reporting.score import metrics, summarize
-from cotdistill.reporting.table import percent, points, print_report
+from cotdistill.reporting.table import points, print_report
+from cotdistill.shown import percent
 
 
 def row(key: str, outcome: str = "right", **changes: object) -> Prediction:

@@ -1,4 +1,4 @@
-"""Shown: text of models and of users' files, made safe to print.
+"""Shown: text of models and of users' files, made safe to print; shares and times as people write them.
 
     "36\\x1b[2J"  ->  "36\\\\x1b[2J"        "a\\u202e63"  ->  "a\\\\u202e63"
 """
@@ -27,6 +27,13 @@ def cause_of(error: BaseException) -> str:
 def first_of(names: Sequence[str]) -> str:
     """Five names of many: ``q1, q2, q3, q4, q5, ...``."""
     return ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def percent(share: float | None) -> str:
+    """``51 %``; with one digit more below 10, where it matters; ``-`` where there is no share."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.1f} %" if 0 < abs(share) < 0.095 else f"{100 * share:.0f} %"
 
 
 def span(seconds: float) -> str:

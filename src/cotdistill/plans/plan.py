@@ -20,7 +20,7 @@ from cotdistill.learning.relation import OBJECTIVES, Relation
 from cotdistill.plans.forecast import Forecast, Range, count_text, percentile, seconds_text
 from cotdistill.power import CLOSED, POWER, expected_changes, needed_questions, power
 from cotdistill.question import Question
-from cotdistill.reporting.table import percent
+from cotdistill.shown import percent
 from cotdistill.statistics import paired, wilson
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Verdict

@@ -9,8 +9,8 @@ from rich.text import Text
 from cotdistill.errors import UsageError
 from cotdistill.reporting.across import Across
 from cotdistill.reporting.markup import environment, policy, source
-from cotdistill.reporting.table import bare_p, percent, points, say, show, table_of
-from cotdistill.shown import one_line
+from cotdistill.reporting.table import bare_p, points, say, show, table_of
+from cotdistill.shown import one_line, percent
 from cotdistill.statistics import Paired, p_text
 from cotdistill.storage.disk import cannot, write_atomic
 

@@ -9,9 +9,9 @@ import hashlib
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cotdistill.reporting.table import percent, points
+from cotdistill.reporting.table import points
 from cotdistill.reporting.tabular import interval
-from cotdistill.shown import visible
+from cotdistill.shown import percent, visible
 from cotdistill.statistics import p_text
 
 

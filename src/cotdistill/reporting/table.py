@@ -21,7 +21,7 @@ from cotdistill.report import RIVALS, Comparison, Report
 from cotdistill.reporting.ladder_report import HEADINGS, ladder_lines
 from cotdistill.reporting.score import CategoryScore, ModelScore
 from cotdistill.resampling import Interval
-from cotdistill.shown import one_line
+from cotdistill.shown import one_line, percent
 from cotdistill.statistics import SIGNIFICANCE, Paired, p_text
 
 MOST_CATEGORIES = 20
@@ -101,13 +101,6 @@ def points(moved: Interval, short: bool = False) -> str:
 def say(line: str, console: Console, style: str = "") -> None:
     """One sentence. In a file or a pipe it stays on one line, for grep."""
     console.print(Text(one_line(line), style=style), soft_wrap=not console.is_terminal)
-
-
-def percent(share: float | None) -> str:
-    """``51 %``; with one digit more below 10, where it matters; ``-`` where there is no share."""
-    if share is None:
-        return "-"
-    return f"{100 * share:.1f} %" if 0 < abs(share) < 0.095 else f"{100 * share:.0f} %"
 
 
 def _print_comparison(title: str, comparison: Comparison, console: Console) -> None:

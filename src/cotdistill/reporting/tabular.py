@@ -18,8 +18,7 @@ import msgspec
 from cotdistill.errors import UsageError
 from cotdistill.report import Comparison, Report
 from cotdistill.reporting.score import ModelScore
-from cotdistill.reporting.table import percent
-from cotdistill.shown import one_line
+from cotdistill.shown import one_line, percent
 
 Format = Literal["table", "markdown", "csv", "latex"]
 """``table`` is the terminal's own, which ``table.py`` prints."""
