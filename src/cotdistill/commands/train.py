@@ -8,7 +8,7 @@ import typer
 from cotdistill.commands import options as o
 from cotdistill.errors import UsageError
 from cotdistill.prompt import SYSTEM_PROMPT
-from cotdistill.settings.objective import Objective
+from cotdistill.settings.objective import TOKEN_LEVEL, Objective
 from cotdistill.settings.train import Optimizer, Scheduler, Target, Tracker
 
 
@@ -125,7 +125,7 @@ def train(
     from cotdistill.learning.lint import check_packages
     from cotdistill.learning.ranks import here
     from cotdistill.learning.rehearsal import rehearse
-    from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
+    from cotdistill.learning.scoring_teacher import ScoringTeacher, check_served, fitting
     from cotdistill.prompt import load_few_shot
     from cotdistill.settings.lora import Lora
     from cotdistill.settings.train import TrainSettings

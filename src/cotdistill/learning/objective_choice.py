@@ -19,6 +19,7 @@ from cotdistill.learning.teacher_scores import Scorer, Teacher, shared_ids
 from cotdistill.learning.terms import OfflineKd, StepByStep, Terms
 from cotdistill.model import Model, load_model
 from cotdistill.progress import Bar
+from cotdistill.settings.objective import TOKEN_LEVEL
 from cotdistill.settings.train import TrainSettings
 
 MakeTerms = Callable[[AnswerLoss, Any], Terms]
@@ -33,7 +34,7 @@ def open_objective(
     training begins; for ``on_policy`` it stays in memory beside the student."""
     if settings.objective == "step_by_step":
         return partial(StepByStep, alpha=settings.alpha)
-    if settings.objective not in ("on_policy", "offline_kd"):
+    if settings.objective not in TOKEN_LEVEL:
         return Terms
     if teacher is None:
         raise SetupError(f"{settings.objective} needs a teacher: name it with --teacher_model")

@@ -8,24 +8,16 @@ id must stand for the same token in both. Not covered: two tokenizers with the s
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from cotdistill.errors import SetupError
 from cotdistill.model_files.gguf_header import open_gguf, value_of
+from cotdistill.settings.objective import TOKEN_LEVEL, OneObjective
 from cotdistill.template import read_tokenizer
 
 Kind = Literal["same", "alignable", "different", "unknown"]
-
-OBJECTIVES: dict[Kind, tuple[str, ...]] = {
-    "same": ("sft", "step_by_step", "reject_on_student", "on_policy", "offline_kd"),
-    "alignable": ("sft", "step_by_step", "reject_on_student", "on_policy", "offline_kd"),
-    "different": ("sft", "step_by_step", "reject_on_student"),
-    "unknown": ("sft", "step_by_step", "reject_on_student", "on_policy", "offline_kd"),
-}
-"""Objectives that a pair permits; where only some ids are shared, the losses on tokens are over those. What a server's
-model permits shows when it is asked (``served_teacher``)."""
 
 _FILLING = re.compile(r"\[PAD\d+\]")
 
@@ -61,6 +53,13 @@ def relation(student: Tokens, teacher: Tokens | None) -> Relation:
     elif small and small.items() <= large.items():
         kind = "alignable"
     return Relation(kind, shared, len(ours), len(theirs))
+
+
+def permitted(kind: Kind) -> tuple[OneObjective, ...]:
+    """The objectives that a pair permits: all but those on the teacher's probabilities where its tokens are different.
+    Where only some ids are shared, those losses are over these ids. What a server's model permits shows when it is
+    asked (``served_teacher``)."""
+    return tuple(one for one in get_args(OneObjective) if kind != "different" or one not in TOKEN_LEVEL)
 
 
 def tokens_of(tokenizer: Any) -> Tokens:

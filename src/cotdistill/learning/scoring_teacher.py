@@ -10,13 +10,10 @@ from cotdistill.engines.opening import find_gguf
 from cotdistill.engines.server import Server
 from cotdistill.errors import SetupError, UsageError
 from cotdistill.identity import model_hash
-from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokens, relation
+from cotdistill.learning.relation import Relation, permitted, read_tokens, relation
 from cotdistill.model_files.conversion import to_hugging_face
-from cotdistill.settings.objective import Objective
+from cotdistill.settings.objective import TOKEN_LEVEL, Objective
 from cotdistill.template import read_tokenizer
-
-TOKEN_LEVEL: tuple[Objective, ...] = ("on_policy", "offline_kd")
-"""The objectives that need the teacher's probabilities."""
 
 
 class ScoringTeacher(msgspec.Struct, frozen=True):
@@ -98,7 +95,7 @@ def check_served(teacher: ScoringTeacher | None, student: str, k: int, *, trust_
 
 
 def _refuse_unrelated(pair: Relation, objective: Objective) -> None:
-    if objective in (possible := OBJECTIVES[pair.kind]):
+    if objective in (possible := permitted(pair.kind)):
         return
     raise SetupError(
         f"{objective} compares probabilities token by token, and teacher and student have different tokenizers "

@@ -17,12 +17,12 @@ import msgspec
 
 from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.learning.ladder import MOST, short_of
-from cotdistill.learning.relation import OBJECTIVES, Relation
+from cotdistill.learning.relation import Relation, permitted
 from cotdistill.line_up import UNSEEN, labels
 from cotdistill.plans.forecast import Climbing, Range, Task, Training, Work, mean
 from cotdistill.recipe import Recipe
 from cotdistill.settings.evaluate import ANSWER_ONLY
-from cotdistill.settings.objective import Objective
+from cotdistill.settings.objective import TOKEN_LEVEL, Objective
 from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
 
 NONE = Range(0.0, 0.0, 0.0)
@@ -88,7 +88,7 @@ def assumptions(recipe: Recipe, sample: Sample) -> list[str]:
     """What stands in for measurements in the budget, a sentence each."""
     tried = _rungs(recipe, sample.relation) if recipe.train.objective == "auto" else recipe.train.tried
     said = ["the student writes answers as long as its traces, at the pace of the base"]
-    if {"on_policy", "offline_kd"} & {*tried}:
+    if {*TOKEN_LEVEL} & {*tried}:
         size = f"the teacher, {sample.teacher_size:.1f} times the student's size, reads as many times as slowly as it"
         served = "the teacher's server gives prompt_logprobs, and reads as fast as the student does here"
         said.append(served if recipe.models.server else size)
@@ -147,7 +147,7 @@ def _training(recipe: Recipe, sample: Sample, sizes: Sizes, objective: Objective
 
 def _rungs(recipe: Recipe, relation: Relation) -> list[Objective]:
     """Those of the ladder that the pair permits."""
-    return [rung for rung in recipe.train.auto.rungs if rung in OBJECTIVES[relation.kind]]
+    return [rung for rung in recipe.train.auto.rungs if rung in permitted(relation.kind)]
 
 
 def _ladder(recipe: Recipe, sample: Sample, sizes: Sizes) -> Climbing:

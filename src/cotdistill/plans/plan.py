@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.errors import DataError
-from cotdistill.learning.relation import OBJECTIVES, Relation
+from cotdistill.learning.relation import Relation, permitted
 from cotdistill.plans.forecast import Forecast, Range, count_text, percentile, seconds_text
 from cotdistill.power import CLOSED, POWER, expected_changes, needed_questions, power
 from cotdistill.question import Question
@@ -218,7 +218,7 @@ def _relation(relation: Relation) -> str:
         "different": f"different tokens ({relation.shared} ids mean the same)",
         "unknown": "the teacher's tokens are not known, on_policy and offline_kd need those of the student",
     }[relation.kind]
-    return f"vocabulary: {what}; possible objectives: {', '.join(OBJECTIVES[relation.kind])}"
+    return f"vocabulary: {what}; possible objectives: {', '.join(permitted(relation.kind))}"
 
 
 def _detection(plan: Plan) -> str:

@@ -23,8 +23,7 @@ from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import with_verdicts
 from cotdistill.judging.pairs import teaching_pairs
-from cotdistill.learning.relation import OBJECTIVES, Relation, read_tokens, relation, tokens_of
-from cotdistill.learning.scoring_teacher import TOKEN_LEVEL
+from cotdistill.learning.relation import Relation, permitted, read_tokens, relation, tokens_of
 from cotdistill.model_files.parameter_count import parameter_count
 from cotdistill.plans.budget import Sample, Sizes, assumptions, budget
 from cotdistill.plans.forecast import Forecast, Range, forecast
@@ -35,6 +34,7 @@ from cotdistill.question import Question
 from cotdistill.reading.symbolic import same_symbolic
 from cotdistill.recipe import Recipe
 from cotdistill.run_directory import RunDirectory
+from cotdistill.settings.objective import TOKEN_LEVEL
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.verify import run_verify
 from cotdistill.storage.disk import write_atomic
@@ -261,7 +261,7 @@ def _range(part: Share) -> Range:
 
 def _teacher_size(recipe: Recipe, pair: Relation) -> float:
     """Against the student's; 1 where the teacher is not asked for probabilities."""
-    possible = {*recipe.train.tried} & {*TOKEN_LEVEL} & {*OBJECTIVES[pair.kind]}
+    possible = {*recipe.train.tried} & {*TOKEN_LEVEL} & {*permitted(pair.kind)}
     if recipe.models.server or not possible:
         return 1.0
     teacher = find_gguf(recipe.models.teacher) or local_model(recipe.models.teacher, want="gguf")

@@ -12,6 +12,9 @@ OneObjective = Literal["sft", "step_by_step", "on_policy", "offline_kd", "reject
 Objective = Literal[OneObjective, "auto"]
 """``auto`` tries several and keeps what is best; see ``learning.ladder``."""
 
+TOKEN_LEVEL: tuple[OneObjective, ...] = ("on_policy", "offline_kd")
+"""The objectives that need the teacher's probabilities."""
+
 
 class OnPolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``student_share`` (lambda) of the rows are answers that the student writes, of at most ``max_new_tokens``; the

@@ -15,7 +15,7 @@ from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.pairs import teaching_pairs
 from cotdistill.learning.ladder import Ladder
-from cotdistill.learning.scoring_teacher import TOKEN_LEVEL, ScoringTeacher, check_served, fitting
+from cotdistill.learning.scoring_teacher import ScoringTeacher, check_served, fitting
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, user_text
 from cotdistill.question import Question
@@ -23,7 +23,7 @@ from cotdistill.recipe import Recipe
 from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
-from cotdistill.settings.objective import Objective
+from cotdistill.settings.objective import TOKEN_LEVEL, Objective
 from cotdistill.settings.train import Target, TrainSettings
 from cotdistill.stages.climbing import EXAMPLES, RUNGS, Climb, begun, climb, put_in_place, refusal
 from cotdistill.stages.self_samples import asked_of, refuse_unconfirmed, with_own
