@@ -1,4 +1,4 @@
-"""The adapter that does best on held-out questions is the one that is kept, whatever interrupts the training."""
+"""The adapter that does best on the validation questions is the one that is kept, whatever interrupts the training."""
 
 import pytest
 import torch
@@ -8,8 +8,7 @@ from conftest import make_examples, on_cpu, teach, weights
 from cotdistill import training
 from cotdistill.adapter import load_adapter
 from cotdistill.errors import TrainingError
-from cotdistill.example import Example
-from cotdistill.learning.best import held_out
+from cotdistill.example import Example, validation_split
 from cotdistill.learning.trainer import AnswerTrainer
 from cotdistill.learning.watch import Watch
 from test_training import farthest, interrupt_at, reference_loss
@@ -25,24 +24,24 @@ def rows(questions: int, traces: int = 2) -> list[Example]:
     return [Example(f"q{q}#{s}", f"q{q}", [1, 2, 3], 1) for q in range(questions) for s in range(traces)]
 
 
-def test_whole_questions_are_held_out_and_no_row_is_lost():
-    kept, out = held_out(rows(20), 0.25, 7)
+def test_whole_questions_are_set_aside_and_no_row_is_lost():
+    kept, out = validation_split(rows(20), 0.25, 7)
     assert (len(kept), len(out)) == (30, 10)
     assert not {row.question_id for row in kept} & {row.question_id for row in out}
     assert [row for row in rows(20) if row in kept or row in out] == rows(20)
 
 
-def test_which_questions_are_held_out_depends_on_the_seed_and_not_on_the_order():
-    _, out = held_out(rows(20), 0.25, 7)
-    assert {row.trace_id for row in held_out(rows(20)[::-1], 0.25, 7)[1]} == {row.trace_id for row in out}
-    assert held_out(rows(20), 0.25, 8)[1] != out
+def test_which_questions_are_for_validation_depends_on_the_seed_and_not_on_the_order():
+    _, out = validation_split(rows(20), 0.25, 7)
+    assert {row.trace_id for row in validation_split(rows(20)[::-1], 0.25, 7)[1]} == {row.trace_id for row in out}
+    assert validation_split(rows(20), 0.25, 8)[1] != out
 
 
-def test_nothing_is_held_out_unless_asked_for_and_something_always_remains():
-    assert held_out(rows(3), 0.0, 7) == (rows(3), [])
-    assert len(held_out(rows(3), 0.01, 7)[1]) == 2
+def test_nothing_is_set_aside_unless_asked_for_and_something_always_remains():
+    assert validation_split(rows(3), 0.0, 7) == (rows(3), [])
+    assert len(validation_split(rows(3), 0.01, 7)[1]) == 2
     with pytest.raises(TrainingError, match="leaves none to train on"):
-        held_out(rows(3), 0.9, 7)
+        validation_split(rows(3), 0.9, 7)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +59,13 @@ def test_the_adapter_of_the_best_epoch_is_the_one_saved(tiny, whole):
     assert measured[result.best_step] == min(measured.values())
     assert result.best_step < 10
     model = on_cpu(tiny)
-    _, out = held_out(make_examples(model, 12), 0.3, 42)
+    _, out = validation_split(make_examples(model, 12), 0.3, 42)
     assert len(out) == 4
     found = reference_loss(load_adapter(model, output), out)
     assert found == pytest.approx(measured[result.best_step], abs=1e-4)
 
 
-def test_held_out_rows_are_never_trained_and_measuring_changes_nothing(tiny, tmp_path, whole, monkeypatch):
+def test_validation_rows_are_never_trained_and_measuring_changes_nothing(tiny, tmp_path, whole, monkeypatch):
     step, seen = AnswerTrainer.training_step, set()
 
     def watched(self, model, inputs, *args):
@@ -74,7 +73,7 @@ def test_held_out_rows_are_never_trained_and_measuring_changes_nothing(tiny, tmp
         return step(self, model, inputs, *args)
 
     monkeypatch.setattr(AnswerTrainer, "training_step", watched)
-    kept, out = held_out(make_examples(on_cpu(tiny), 12), 0.3, 42)
+    kept, out = validation_split(make_examples(on_cpu(tiny), 12), 0.3, 42)
     result = teach(tiny, tmp_path, examples=kept, **{**LONG, "validation": 0.0})
     assert result.validation == []
     assert result.best_step is None

@@ -121,7 +121,7 @@ def test_the_counts_are_those_of_the_training(template):
     answers = 4 * len(template.answer_ids(REASONED))
     assert found.counts == f"4 examples; {answers} answer tokens; 6 steps of about {round(tokens / 2)} tokens"
     held = checked(template, batch_size=1, gradient_accumulation_steps=1, num_epochs=1, validation=0.25)
-    assert held.counts.startswith("3 examples, 1 more are held out; ")
+    assert held.counts.startswith("3 examples, 1 more for validation; ")
     assert "; 3 steps of" in held.counts
 
 

@@ -3,6 +3,7 @@
     {"trace_id": "q1a2#0", "question_id": "q1a2", "input_ids": [1, 9690, ...], "prompt_length": 61}
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -100,6 +101,26 @@ def build_examples(
             f"({histogram(lengths)}); raise --max_length to {max(lengths)} or ask for shorter traces"
         )
     return Examples(kept, too_long)
+
+
+def validation_split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """The rows to train on and those of the validation questions, on which the adapter is tried after each epoch; both
+    in their order. Whole questions are set aside, with all their traces, chosen by a hash; at least one where
+    ``share`` is not 0. The held-out questions, which decide the verdict, are others.
+
+    Raises ``TrainingError`` where nothing would be left to train on.
+    """
+    if not share:
+        return list(examples), []
+    ids = {example.question_id for example in examples}
+    drawn = sorted(ids, key=lambda id_: hashlib.sha256(f"{seed} {id_}".encode()).digest())
+    aside = set(drawn[: max(1, round(share * len(drawn)))])
+    if aside == ids:
+        raise TrainingError(
+            f"validation {share:g} of {len(ids)} questions leaves none to train on; choose a smaller share"
+        )
+    rows = [example for example in examples if example.question_id not in aside]
+    return rows, [example for example in examples if example.question_id in aside]
 
 
 def histogram(lengths: Sequence[int]) -> str:

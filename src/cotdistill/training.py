@@ -19,10 +19,10 @@ from transformers.trainer_callback import PrinterCallback
 from cotdistill.adapter import attach, save_adapter
 from cotdistill.card import AdapterCard
 from cotdistill.errors import TrainingError
-from cotdistill.example import Example, answer_tokens
+from cotdistill.example import Example, answer_tokens, validation_split
 from cotdistill.hardware import Placement
 from cotdistill.identity import model_hash
-from cotdistill.learning.best import Best, held_out
+from cotdistill.learning.best import Best
 from cotdistill.learning.checkpoint import EVERY, Seal, newest, run_id
 from cotdistill.learning.heap import give_back
 from cotdistill.learning.loss import AnswerLoss, choose
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class TrainResult(msgspec.Struct, frozen=True):
-    """``losses`` is (optimizer step, nats per answer token), ``validation`` the same on held-out questions, where
+    """``losses`` is (optimizer step, nats per answer token), ``validation`` the same on the validation questions, where
     ``best_step`` did best; ``terms`` holds those of each term, where the loss has several; ``tokens`` counts all ids
     trained on, prompts too. ``peak_memory`` is in bytes, of the GPUs where there are any, else of the process; 0 where
     the system does not say."""
@@ -80,7 +80,7 @@ def train(
     Raises ``TrainingError`` when a loss is not finite or exactly zero, or when the adapter did not move.
     """
     run = run_id([model_hash(model.directory), settings.that_count], examples)
-    examples, tried = held_out(examples, settings.validation, settings.seed)
+    examples, tried = validation_split(examples, settings.validation, settings.seed)
     if not any(map(answer_tokens, examples)):
         raise TrainingError("no example has an answer token to learn from")
     ranks = here()

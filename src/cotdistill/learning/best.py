@@ -1,4 +1,4 @@
-"""Best: how well the adapter does on questions it is not trained on, after each epoch, and which one did best.
+"""Best: how well the adapter does on the validation questions, after each epoch, and which one did best.
 
     step 14: 0.912 nats    step 28: 0.874 <- best    step 42: 0.889    patience 1: training stops, step 28 is kept
 
@@ -6,7 +6,6 @@ The best weights so far and all measurements lie in every checkpoint (``best.saf
 gone on with knows what it knew at that step, no more and no less.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -23,25 +22,6 @@ from cotdistill.learning.loss import AnswerLoss, without_dropout
 from cotdistill.learning.ranks import here
 
 FILE = "best.safetensors"
-
-
-def held_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """The rows to train on and those to try the adapter on, both in their order. Whole questions are held out, with
-    all their traces, chosen by a hash; at least one where ``share`` is not 0.
-
-    Raises ``TrainingError`` where nothing would be left to train on.
-    """
-    if not share:
-        return list(examples), []
-    ids = {example.question_id for example in examples}
-    drawn = sorted(ids, key=lambda id_: hashlib.sha256(f"{seed} {id_}".encode()).digest())
-    out = set(drawn[: max(1, round(share * len(drawn)))])
-    if out == ids:
-        raise TrainingError(
-            f"validation {share:g} of {len(ids)} questions leaves none to train on; choose a smaller share"
-        )
-    rows = [example for example in examples if example.question_id not in out]
-    return rows, [example for example in examples if example.question_id in out]
 
 
 class Best(TrainerCallback):
@@ -122,7 +102,7 @@ class Best(TrainerCallback):
             for batch in self._batches:
                 total += sum(float(self._loss(model, group)) for group in self._loss.groups(batch))
         if not math.isfinite(total):
-            raise TrainingError(f"the loss on the held-out questions is {total}; check the learning rate")
+            raise TrainingError(f"the loss on the validation questions is {total}; check the learning rate")
         return total / self._tokens
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from cotdistill.errors import SetupError, TrainingError
-from cotdistill.example import Example, Examples, answer_tokens
+from cotdistill.example import Example, Examples, answer_tokens, validation_split
 from cotdistill.prompt import messages_for
 from cotdistill.settings.evaluate import Evaluate
 from cotdistill.settings.train import Tracker, TrainSettings
@@ -137,13 +137,11 @@ def _unknown(template: ChatTemplate, answer: Sequence[int]) -> bool:
 
 
 def _counts(examples: Examples, beside: Sequence[Example], settings: TrainSettings) -> str:
-    from cotdistill.learning.best import held_out
-
-    rows, tried = held_out([*examples.kept, *beside], settings.validation, settings.seed)
+    rows, tried = validation_split([*examples.kept, *beside], settings.validation, settings.seed)
     each, steps = settings.steps(len(rows))
     tokens = sum(len(example.input_ids) for example in rows)
     parts = [f"{len(rows):,} examples"]
-    parts += [f"{len(tried):,} more are held out"] if tried else []
+    parts += [f"{len(tried):,} more for validation"] if tried else []
     parts += [f"{len(examples.too_long):,} more were too long"] if examples.too_long else []
     learned = f"{sum(map(answer_tokens, rows)):,} answer tokens"
     return f"{', '.join(parts)}; {learned}; {steps:,} steps of about {round(tokens / each):,} tokens"

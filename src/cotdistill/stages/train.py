@@ -147,7 +147,7 @@ def run_train(
     log.info(result.targets)
     if result.validation:
         tried = ", ".join(f"{nats:.4f} at step {step}" for step, nats in result.validation)
-        log.info("nats a token on held-out questions: %s; step %d is kept", tried, result.best_step)
+        log.info("nats a token on the validation questions: %s; step %d is kept", tried, result.best_step)
     write_atomic(output_dir / "loss.svg", loss_svg(result.losses, "Training loss, nats per answer token").encode())
     write_learnt(output_dir, (question for _, question, _ in pairs))
     facts: dict[str, object] = {
