@@ -169,3 +169,13 @@ def test_another_test_file_is_refused_and_a_limit_is_not(tiny, tmp_path, capsys)
     with pytest.raises(ResumeError, match="holds 1 answers to questions that are not asked now"):
         run()
     assert len((tmp_path / "p.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_the_metrics_of_a_model_are_those_of_the_report_with_its_categories(tiny, tmp_path, capsys):
+    asked = [{"question": f"{i}?", "answer": "1", "category": kind} for i, kind in enumerate(["ages", "ages", "units"])]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    evaluate(base_model=str(tiny), test_file=tmp_path / "test.jsonl", output_file=tmp_path / "p.jsonl",
+             max_new_tokens=4, quiet=True)  # fmt: skip
+    metrics = json.loads((tmp_path / "p.metrics.json").read_bytes())
+    assert {name: score["n"] for name, score in metrics["by_category"].items()} == {"ages": 2, "units": 1}
+    assert [metrics] == list(json.loads((tmp_path / "p.report.json").read_bytes())["models"].values())

@@ -11,7 +11,7 @@ from cotdistill.errors import DataError
 from cotdistill.prediction import Prediction
 from cotdistill.question import Question
 from cotdistill.report import Facts, Report, build_report, compare, from_json, to_json
-from cotdistill.reporting.score import metrics, summarize
+from cotdistill.reporting.score import summarize
 from cotdistill.reporting.table import points, print_report
 from cotdistill.shown import percent
 
@@ -155,12 +155,6 @@ def test_categories_add_up_to_the_whole() -> None:
         "units": (1, 0, 0.0),
     }
     assert summarize(rows(right=1), ids(1), {"q0": None}).by_category == {}
-
-
-def test_metrics_are_plain_json() -> None:
-    values = json.loads(json.dumps(metrics(rows(right=1, wrong=1), ids(2), {"q0": "ages"})))
-    assert values["accuracy"] == 0.5
-    assert values["by_category"]["ages"] == {"n": 1, "correct": 1, "accuracy": 1.0}
 
 
 # --- several models ----------------------------------------------------------------------------------------

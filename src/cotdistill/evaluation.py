@@ -19,7 +19,6 @@ from cotdistill.prediction import Prediction
 from cotdistill.prompt import SYSTEM_PROMPT, Shot
 from cotdistill.question import Question, check_golds, load_questions
 from cotdistill.report import Facts, build_report, to_json
-from cotdistill.reporting.score import metrics
 from cotdistill.settings.evaluate import Evaluate
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
@@ -161,11 +160,10 @@ def _conclude(
 
     from cotdistill.reporting.table import print_report
 
-    ids = [question.id for question in questions]
-    for one in contestants:
-        numbers = msgspec.json.format(msgspec.json.encode(metrics(answers[one.name], ids, source=str(one.file))))
-        write_atomic(one.file.with_name(f"{one.file.stem}.metrics.json"), numbers + b"\n")
     report = build_report(questions, answers, facts=facts)
+    for one in contestants:
+        numbers = msgspec.json.format(msgspec.json.encode(report.models[one.name]))
+        write_atomic(one.file.with_name(f"{one.file.stem}.metrics.json"), numbers + b"\n")
     write_atomic(output_file.with_name(f"{output_file.stem}.report.json"), to_json(report))
     print_report(report, Console())
 

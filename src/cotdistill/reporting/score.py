@@ -6,7 +6,7 @@ error, never a smaller denominator.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -112,17 +112,6 @@ def summarize(
         pass_at=curve,
         majority=most,
     )
-
-
-def metrics(
-    predictions: Sequence[Prediction],
-    expected_ids: Sequence[str],
-    categories: Mapping[str, str | None] | None = None,
-    source: str = "the predictions",
-) -> dict[str, Any]:
-    """``summarize`` as plain JSON values, for ``predictions.metrics.json``."""
-    score: dict[str, Any] = msgspec.to_builtins(summarize(predictions, expected_ids, categories, source))
-    return score
 
 
 def is_correct(row: Prediction, strict: bool = False) -> bool:
