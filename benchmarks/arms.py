@@ -56,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     scratch: str = ""
 
     def asked(self) -> list[Question]:
-        return load_questions(self.questions).rows[self.start : self.stop]
+        return load_questions(self.questions)[self.start : self.stop]
 
 
 class Took(msgspec.Struct, frozen=True):

@@ -214,7 +214,7 @@ def main() -> None:
         return
     if not options.questions:
         parser.error("--questions is needed")
-    rows = load_questions(options.questions, limit=options.limit).rows
+    rows = load_questions(options.questions, limit=options.limit)
     check_golds(rows)
     options.limit = len(rows)
     if options.curve:

@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="no chat template, as for a base model")
     parser.add_argument("--output", type=Path, help="write the counts here (JSON)")
     words = parser.parse_args()
-    questions = load_questions(words.test_file).rows
+    questions = load_questions(words.test_file)
     cache = words.predictions.with_suffix(".harness")
     by_harness = asked(words.model, words.test_file, words.max_new_tokens, cache, chat=not words.plain)
     rows = list(read_rows(words.predictions, Prediction))

@@ -172,7 +172,7 @@ class Bench:
             if "step_by_step" in one.how:  # which is to answer at once, too
                 label = [*adapter, "--system_prompt", LABEL_PROMPT]
                 answers["student_label"] = self.asked(f"{arm}_label", one.student, label)
-        questions = load_questions(self.dev).rows
+        questions = load_questions(self.dev)
         report = build_report(questions, answers, facts=Facts(versions=versions()))
         ids = [question.id for question in questions]
         right = {who: "".join("01"[is_correct(row)] for row in first_samples_of(answers[who], ids)) for who in answers}

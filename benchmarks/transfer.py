@@ -73,7 +73,7 @@ def transfer(name: str, options: argparse.Namespace) -> None:
         subprocess.run([sys.executable, "-m", *command], check=True)
     files |= {FEW_SHOT: base.with_name(f"{base.stem}.{FEW_SHOT}.jsonl")} if shown else {}
     answers = {who: list(read_rows(file, Prediction)) for who, file in files.items()}
-    report = build_report(load_questions(test, limit=options.limit).rows, answers, facts=Facts(versions=versions()))
+    report = build_report(load_questions(test, limit=options.limit), answers, facts=Facts(versions=versions()))
     row = {
         "learnt": learnt, "arm": arm, "on": name, "settings": settings, "models": report.models,
         "paired": report.paired, "paired_strict": report.paired_strict, "against": report.against, "commands": said,

@@ -45,7 +45,7 @@ def _file(name: str, data: bytes) -> Path:
 
 def _questions(suffix: str) -> Callable[[bytes], None]:
     def target(data: bytes) -> None:
-        for question in load_questions(_file(f"questions{suffix}", data)).rows:
+        for question in load_questions(_file(f"questions{suffix}", data)):
             judge_gold(question)
             prompt_hash(messages_for(question, "Think."))
             msgspec.json.encode(question)  # it will stand in 1_questions.jsonl

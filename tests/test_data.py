@@ -99,8 +99,7 @@ def test_every_gold_answer_is_readable() -> None:
     from cotdistill.question import load_questions
     from cotdistill.verdict import judge_gold
 
-    loaded = load_questions(DATA / "test_questions.jsonl")
-    questions = list(getattr(loaded, "rows", loaded))
+    questions = load_questions(DATA / "test_questions.jsonl")
     assert len(questions) == 60
     assert all(question.gold for question in questions)
     unreadable = {question.text: reason for question in questions if (reason := judge_gold(question))}

@@ -12,10 +12,10 @@ import pytest
 from cotdistill import verdict
 from cotdistill.errors import CotdistillError, DataError, SetupError, UsageError
 from cotdistill.overlap import overlap, refuse_overlap, words
-from cotdistill.question import Question, Questions, check_golds, content_id, load_questions
+from cotdistill.question import Question, check_golds, content_id, load_questions
 
 
-def load(tmp_path: Path, content: str | bytes, name: str = "q.jsonl", **options: object) -> Questions:
+def load(tmp_path: Path, content: str | bytes, name: str = "q.jsonl", **options: object) -> list[Question]:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return load_questions(path, **options)  # type: ignore[arg-type]
@@ -34,11 +34,11 @@ def asked(*texts: str) -> list[Question]:
 
 def test_a_row_becomes_a_question_and_extra_keys_are_left_alone(tmp_path: Path) -> None:
     row = {"question": "What is 2?", "answer": "2", "id": 7, "kind": "number", "category": "c", "source": {"x": 1}}
-    assert load(tmp_path, lines(row)).rows == [Question("7", "What is 2?", "2", "number", "c")]
+    assert load(tmp_path, lines(row)) == [Question("7", "What is 2?", "2", "number", "c")]
 
 
 def test_a_loaded_question_round_trips_through_our_own_files(tmp_path: Path) -> None:
-    (question,) = load(tmp_path, lines({"question": "Which?", "answer": "B", "choices": ["x", 2]})).rows
+    (question,) = load(tmp_path, lines({"question": "Which?", "answer": "B", "choices": ["x", 2]}))
     assert question.choices == ("x", "2")
     assert msgspec.json.decode(msgspec.json.encode(question), type=Question) == question
 
@@ -52,29 +52,32 @@ def test_a_loaded_question_round_trips_through_our_own_files(tmp_path: Path) -> 
     ],
 )  # fmt: skip
 def test_gold_is_what_the_author_wrote(tmp_path: Path, answer: str, gold: str | None) -> None:
-    (question,) = load(tmp_path, f'{{"question": "q?", "answer": {answer}}}').rows
+    (question,) = load(tmp_path, f'{{"question": "q?", "answer": {answer}}}')
     assert question.gold == gold
 
 
 def test_the_id_is_the_content_not_the_place(tmp_path: Path) -> None:
-    first = load(tmp_path, lines({"question": "What is 15% of 240?"})).rows[0]
-    again = load(tmp_path, lines({"question": "other"}, {"question": " What is\n１５% of  240?"})).rows[1]
+    first = load(tmp_path, lines({"question": "What is 15% of 240?"}))[0]
+    again = load(tmp_path, lines({"question": "other"}, {"question": " What is\n１５% of  240?"}))[1]
     assert first.id == again.id
     assert len(first.id) == 16
     assert content_id("What is 5²?") != content_id("What is 52?")
     assert content_id("Which?", ["a", "b"]) != content_id("Which?", ["a", "c"])
 
 
-def test_identical_rows_are_merged_and_counted(tmp_path: Path) -> None:
+def test_identical_rows_count_once_and_their_number_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     row = {"question": "What is 2?", "answer": "2"}
     loaded = load(tmp_path, lines({"question": "What  is 2?"}, row, row, {"question": "3?"}))
-    assert (len(loaded.rows), loaded.merged) == (2, 2)
-    assert loaded.rows[0].gold == "2"
+    assert [(question.text, question.gold) for question in loaded] == [("What is 2?", "2"), ("3?", None)]
+    assert "q.jsonl: 2 rows repeat an earlier one and count once" in caplog.text
+    caplog.clear()
+    load(tmp_path, lines(row, {"question": "3?"}))
+    assert not caplog.text
 
 
 def test_rows_with_ids_of_their_own_stay_apart(tmp_path: Path) -> None:
     loaded = load(tmp_path, lines({"question": "2?", "id": "a"}, {"question": "2?", "id": "b"}))
-    assert [question.id for question in loaded.rows] == ["a", "b"]
+    assert [question.id for question in loaded] == ["a", "b"]
 
 
 def test_one_id_with_two_texts_is_refused_with_both_lines(tmp_path: Path) -> None:
@@ -91,20 +94,20 @@ def test_one_text_with_two_golds_is_refused_with_both_lines(tmp_path: Path, ids:
 
 def test_limit_keeps_the_first(tmp_path: Path) -> None:
     content = lines({"question": "1?"}, {"question": "1?"}, {"question": "2?"}, {"question": "3?"})
-    assert [question.text for question in load(tmp_path, content, limit=2).rows] == ["1?", "2?"]
+    assert [question.text for question in load(tmp_path, content, limit=2)] == ["1?", "2?"]
     with pytest.raises(UsageError):
         load(tmp_path, content, limit=0)
 
 
 def test_other_keys_can_be_named(tmp_path: Path) -> None:
     content = lines({"prompt": "2?", "target": "2", "question": "not this"})
-    (question,) = load(tmp_path, content, question_key="prompt", answer_key="target").rows
+    (question,) = load(tmp_path, content, question_key="prompt", answer_key="target")
     assert (question.text, question.gold) == ("2?", "2")
 
 
 def test_bom_crlf_blank_lines_and_line_separators_inside_text_are_tolerated(tmp_path: Path) -> None:
     content = b'\xef\xbb\xbf{"question": "1?"}\r\n\r\n' + '{"question": "a\u2028b\u0085c"}'.encode()
-    assert [question.text for question in load(tmp_path, content).rows] == ["1?", "a\u2028b\u0085c"]
+    assert [question.text for question in load(tmp_path, content)] == ["1?", "a\u2028b\u0085c"]
 
 
 def test_a_json_array_alpaca_messages_and_prompt_completion_rows_load(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_a_json_array_alpaca_messages_and_prompt_completion_rows_load(tmp_path: 
     alpaca = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
     pair = {"prompt": "5?", "completion": [{"role": "assistant", "content": "5"}]}
     rows = [alpaca, {"instruction": "Say 4.", "input": "", "output": "4"}, {"messages": turns}, pair]
-    loaded = load(tmp_path, json.dumps(rows, indent=1), "q.json").rows
+    loaded = load(tmp_path, json.dumps(rows, indent=1), "q.json")
     assert [(question.text, question.gold) for question in loaded] == [
         ("Add.\n\n1 and 2", "3"),
         ("Say 4.", "4"),
@@ -137,7 +140,7 @@ def test_a_conversation_of_more_than_one_exchange_has_no_gold_to_guess(tmp_path:
 
 def test_csv_loads_with_quotes_line_breaks_and_a_bom(tmp_path: Path) -> None:
     content = '\ufeffquestion,answer,note\r\n"How many, in\nall?","1,200",x\r\nWhat?,,\r\n'
-    loaded = load(tmp_path, content, "q.csv").rows
+    loaded = load(tmp_path, content, "q.csv")
     assert [(question.text, question.gold) for question in loaded] == [("How many, in\nall?", "1,200"), ("What?", None)]
 
 
@@ -147,7 +150,7 @@ def test_parquet_loads_where_pyarrow_is_installed(tmp_path: Path) -> None:
     path = tmp_path / "q.parquet"
     table = pyarrow.table({"question": ["1?", "2?"], "answer": [1.5, float("nan")]})
     pyarrow.parquet.write_table(table, path)
-    assert [question.gold for question in load_questions(path).rows] == ["1.5", None]
+    assert [question.gold for question in load_questions(path)] == ["1.5", None]
     with pytest.raises(DataError, match="Parquet"):
         load(tmp_path, "not parquet", "bad.parquet")
 
@@ -176,7 +179,7 @@ def test_hub_questions_name_config_and_split(monkeypatch: pytest.MonkeyPatch) ->
     fake = types.ModuleType("datasets")
     monkeypatch.setattr(fake, "load_dataset", load_dataset, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    assert load_questions("hub:openai/gsm8k:main:train").rows[0].gold == "2"
+    assert load_questions("hub:openai/gsm8k:main:train")[0].gold == "2"
     load_questions("hub:a/b:test")
     assert calls == [("openai/gsm8k", "main", "train"), ("a/b", "test")]
     with pytest.raises(SetupError, match="cannot load hub:gone:x: no network"):
@@ -236,7 +239,7 @@ def test_missing_files_and_directories_are_one_sentence(tmp_path: Path) -> None:
 def test_a_huge_number_is_text_or_an_error_of_ours(tmp_path: Path) -> None:
     for answer in ("9" * 5000, "1" + "0" * 400 + ".5", "1e999999999"):
         with contextlib.suppress(CotdistillError):
-            assert load(tmp_path, f'{{"question": "1?", "answer": {answer}}}').rows[0].gold == answer
+            assert load(tmp_path, f'{{"question": "1?", "answer": {answer}}}')[0].gold == answer
 
 
 # checks
@@ -290,15 +293,15 @@ def test_an_answer_key_that_no_row_has_is_a_usage_error_naming_those_there_are(t
 
 
 def test_an_answer_key_that_some_rows_have_is_enough_and_the_usual_one_may_be_absent(tmp_path, caplog):
-    loaded = load(tmp_path, lines({"question": "2?"}, {"question": "3?", "gold": "3"}), answer_key="gold").rows
+    loaded = load(tmp_path, lines({"question": "2?"}, {"question": "3?", "gold": "3"}), answer_key="gold")
     assert [question.gold for question in loaded] == [None, "3"]
-    assert load(tmp_path, lines({"question": "2?"})).rows[0].gold is None
+    assert load(tmp_path, lines({"question": "2?"}))[0].gold is None
     assert not caplog.text
 
 
 @pytest.mark.parametrize("key", ["Answer", " answer "])
 def test_a_key_that_differs_from_answer_by_case_or_blanks_is_said(tmp_path, caplog, key):
-    assert load(tmp_path, lines({"question": "2?", key: "2"})).rows[0].gold is None
+    assert load(tmp_path, lines({"question": "2?", key: "2"}))[0].gold is None
     assert f"{key!r} is not taken for 'answer'; --answer_key" in caplog.text
     caplog.clear()
     load(tmp_path, lines({"question": "2?", "answer": "2", key: "3"}))
@@ -311,7 +314,7 @@ def test_a_key_that_differs_from_question_by_case_or_blanks_is_said(tmp_path):
 
 
 def test_blanks_around_the_names_of_csv_columns_do_not_count(tmp_path):
-    assert load(tmp_path, "question, answer \n2?,2\n", "q.csv").rows[0].gold == "2"
+    assert load(tmp_path, "question, answer \n2?,2\n", "q.csv")[0].gold == "2"
     with pytest.raises(DataError, match=r"q\.csv:1: two columns are called 'answer'"):
         load(tmp_path, "question,answer,answer \n2?,2,3\n", "q.csv")
 

@@ -89,7 +89,7 @@ def test_the_three_commands_work_one_after_the_other(project):
         "--compare_base --teacher_model models/teacher",
     )
     assert evaluated.returncode == 0, evaluated.stderr
-    asked = load_questions(project / "data/test_questions.jsonl").rows
+    asked = load_questions(project / "data/test_questions.jsonl")
     assert f"1 of the 4 test questions were trained on ({asked[3].id})" in " ".join(evaluated.stderr.split())
     report = json.loads((project / "results/predictions.report.json").read_text())
     assert report["details"]["trained_on"] == {"student": [asked[3].id]}

@@ -79,7 +79,7 @@ def evaluate_all(
         )
     if engine == "openai_server":
         engine = "auto"  # which a server decides for the teacher; every other model is here
-    everything = load_questions(test_file, question_key=question_key, answer_key=answer_key).rows
+    everything = load_questions(test_file, question_key=question_key, answer_key=answer_key)
     questions, unasked = everything[:limit], everything[limit or len(everything) :]
     check_golds(questions)
     card = _card(contestants, heeded=system_prompt is None)

@@ -37,13 +37,6 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     choices: tuple[str, ...] | None = None
 
 
-class Questions(msgspec.Struct, frozen=True):
-    """The questions of a file, each once, in its order; ``merged`` rows were there again."""
-
-    rows: list[Question]
-    merged: int = 0
-
-
 def content_id(text: str, choices: Sequence[str] | None = None) -> str:
     """The id of a question that has none: 16 hex digits of the SHA-256 of its text, which do not change with
     its place in the file, its spacing or its spelling in Unicode."""
@@ -61,8 +54,9 @@ def _canonical(text: str) -> str:
 
 def load_questions(
     path: str | Path, *, question_key: str = "question", answer_key: str = "answer", limit: int | None = None
-) -> Questions:
-    """Read questions from a file, or from the hub as ``hub:openai/gsm8k:main:train`` (``hub:NAME[:CONFIG]:SPLIT``).
+) -> list[Question]:
+    """The questions of a file, each once, in its order; or of a data set of the hub, named as
+    ``hub:openai/gsm8k:main:train`` (``hub:NAME[:CONFIG]:SPLIT``). How many rows were there again is said.
 
     A GSM8K-style answer is cut to its gold; a number or true/false becomes text. ``limit`` keeps the first ones.
     Raises ``DataError``, with file and line, for what cannot be read, a row without a question, one id with two
@@ -98,7 +92,9 @@ def load_questions(
         raise DataError(f'{path} holds no questions; write one a line, like {{"question": "What is 15% of 240?"}}')
     if answer_key not in keys:
         _say_no_answers(path, answer_key, keys)
-    return Questions([question for _, question in seen.values()][:limit], merged)
+    if merged:
+        log.warning("%s: %d rows repeat an earlier one and count once", path, merged)
+    return [question for _, question in seen.values()][:limit]
 
 
 def _say_no_answers(path: str | Path, answer_key: str, keys: Iterable[str]) -> None:

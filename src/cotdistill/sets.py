@@ -85,7 +85,7 @@ def look(wanted: Questions) -> None:
 def _load(source: Source, exclude: Sequence[Question] = (), *, once: bool = False) -> list[Question]:
     """With ``once``, a question that stands there under two ids is kept once."""
     if source.file:
-        questions = list(load_questions(source.file, limit=source.limit).rows)
+        questions = load_questions(source.file, limit=source.limit)
         return asked_once(questions)[0] if once else questions
     questions = generate(source.tasks, source.seed, exclude=exclude)
     return questions[: source.limit] if source.limit else questions

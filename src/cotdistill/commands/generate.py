@@ -114,7 +114,7 @@ def generate(
         raise UsageError("--num_samples above 1 needs --do_sample: without sampling all samples are the same")
     if output_file.resolve() == input_file.resolve():
         raise UsageError(f"--output_file is the input file {input_file}; name another one")
-    everything = load_questions(input_file, question_key=question_key, answer_key=answer_key).rows
+    everything = load_questions(input_file, question_key=question_key, answer_key=answer_key)
     questions, twins = asked_once(everything[:limit])
     if twins:
         log.info("%s: %d of the questions are others under a second id; those are asked once", input_file, len(twins))

@@ -103,7 +103,7 @@ def verify(
     refuse_foreign(output, Verdict)
     if audit:
         refuse_foreign(audit, Disagreement)
-    asked = load_questions(questions, question_key=question_key, answer_key=answer_key).rows if questions else []
+    asked = load_questions(questions, question_key=question_key, answer_key=answer_key) if questions else []
     with o.usage():
         settings = o.checked(Verify(
             steps=steps,

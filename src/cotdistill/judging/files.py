@@ -171,7 +171,7 @@ def _with_kind(question: Question, settings: Verify) -> Question:
 def _contamination(traces: TraceFile, settings: Verify) -> Contamination | None:
     if not settings.decontaminate:
         return None
-    test = load_questions(settings.decontaminate).rows
+    test = load_questions(settings.decontaminate)
     return Contamination(test, traces.questions(), ngram=settings.decontaminate_ngram or NGRAM)
 
 
