@@ -58,6 +58,9 @@ def test_version_is_printed_to_stdout():
         (["report", "runs/none"], 1, "no run directory"),
         (["models", "pull", "gpt-9", "--to", "x"], 1, "smollm2-135m-instruct"),
         (["train"], 2, "student_model"),
+        (["export", "runs/none", "--quant", "q9"], 2, "'q9' is not one of 'q8_0', 'q4_k_m', 'f16'"),
+        (["models", "pull", "smollm2-135m-instruct", "--format", "q"], 2, "'q' is not one of 'gguf', 'hf'"),
+        (["report", "runs/none", "--format", "q"], 2, "'q' is not one of 'table', 'markdown', 'csv', 'latex'"),
     ],
 )
 def test_failures_have_their_exit_code_and_no_traceback(words, code, said, tmp_path, monkeypatch):

@@ -4,6 +4,10 @@
 """
 
 from collections.abc import Sequence
+from typing import Literal
+
+TableFormat = Literal["table", "markdown", "csv", "latex"]
+"""How the table of a report is shown; ``table`` is the terminal's own, see ``reporting.tabular`` for the others."""
 
 
 def visible(text: str) -> str:

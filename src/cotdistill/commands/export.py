@@ -1,25 +1,19 @@
 """``cotdistill export``: the student as a model of its own, for other programs to run."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cotdistill.commands import options as o
-
-
-class Quant(StrEnum):
-    q8_0 = "q8_0"
-    q4_k_m = "q4_k_m"
-    f16 = "f16"
+from cotdistill.model_files.quantisation import Quant
 
 
 def export(
     run: Annotated[Path | None, typer.Argument(help="A run directory, such as runs/quickstart.")] = None,
     merged: Annotated[Path | None, typer.Option("--merged", help="Hugging Face directory to write.")] = None,
     gguf: Annotated[Path | None, typer.Option("--gguf", help="GGUF file to write, for llama.cpp and Ollama.")] = None,
-    quant: Annotated[Quant, typer.Option("--quant", help="Number format of the GGUF.")] = Quant.q8_0,
+    quant: Annotated[Quant, typer.Option("--quant", help="Number format of the GGUF.")] = "q8_0",
     base_model: Annotated[
         str | None, typer.Option("--base_model", help="Instead of a run: the base, directory or catalogue name.")
     ] = None,
@@ -74,7 +68,7 @@ def export(
         raise UsageError("--evaluate needs a run directory; without one use: cotdistill evaluate")
     check_adapter(lora_model)
     lines = export_model(
-        local_model(base_model, want="hf"), lora_model, merged=merged, gguf=gguf, quant=quant.value,
+        local_model(base_model, want="hf"), lora_model, merged=merged, gguf=gguf, quant=quant,
         four_bit=four_bit, dequantize=dequantize, trust_remote_code=trust_remote_code, overwrite=overwrite,
     )  # fmt: skip
     for line in lines:

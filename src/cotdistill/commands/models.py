@@ -1,17 +1,13 @@
 """``cotdistill models``: list, pull and convert open models."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cotdistill.download import Format
+
 app = typer.Typer(help="List, pull and convert open models.", no_args_is_help=True, rich_markup_mode=None)
-
-
-class Format(StrEnum):
-    gguf = "gguf"
-    hf = "hf"
 
 
 @app.command("list")
@@ -44,11 +40,11 @@ def pull(
     from cotdistill.catalog import find_model
 
     # A student is trained, which needs weights that transformers reads; a teacher runs fastest as GGUF.
-    chosen = format or (Format.hf if to and to.name == "student" else Format.gguf)
+    chosen = format or ("hf" if to and to.name == "student" else "gguf")
     if to is None:
-        typer.echo(download.local_model(find_model(name).name, want=chosen.value))
+        typer.echo(download.local_model(find_model(name).name, want=chosen))
     else:
-        typer.echo(download.pull(name, to, format=chosen.value))
+        typer.echo(download.pull(name, to, format=chosen))
 
 
 @app.command()

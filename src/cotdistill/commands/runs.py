@@ -7,6 +7,7 @@ import typer
 
 from cotdistill.commands import options as o
 from cotdistill.run_directory import RunDirectory
+from cotdistill.shown import TableFormat
 
 if TYPE_CHECKING:
     from cotdistill.report import Report
@@ -65,16 +66,15 @@ def run(
 
 def report(
     directory: OneRun,
-    form: Annotated[str, typer.Option("--format", help="One of: table, markdown, csv, latex.")] = "table",
+    form: Annotated[TableFormat, typer.Option("--format", help="How the table is written.")] = "table",
 ) -> None:
     """Make the report of a run again from its files, and print its table.
 
     Writes 7_report.json, 7_report.html and the adapter's model card. Loads no model.
     """
     from cotdistill.reporting.publication import publish
-    from cotdistill.reporting.tabular import check_format, tabular
+    from cotdistill.reporting.tabular import tabular
 
-    check_format(form)
     result = publish(directory)
     if form == "table":
         _print(result)

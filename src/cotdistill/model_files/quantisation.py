@@ -9,11 +9,10 @@ quantizer inside xllamacpp, which is llama.cpp's own; the gguf library computes 
 import ctypes
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from cotdistill.errors import SetupError
 
 if TYPE_CHECKING:
+    import numpy as np
     from gguf import GGMLQuantizationType
 
 Quant = Literal["q8_0", "q4_k_m", "f16"]
@@ -42,6 +41,7 @@ def tensor_type(name: str, shape: tuple[int, ...], quant: Quant, *, blocks: int,
 def quantised(weights: "np.ndarray[Any, Any]", kind: "GGMLQuantizationType") -> "np.ndarray[Any, Any]":
     """``weights`` (float32, rows x columns) in the format ``kind``; raises ``SetupError`` where a number is too
     large for it, or where xllamacpp comes without its quantizer."""
+    import numpy as np
     from gguf import GGMLQuantizationType as Type
     from gguf import quants
 
@@ -67,6 +67,7 @@ def _sensitive(name: str, blocks: int) -> bool:
 
 
 def _by_llama_cpp(weights: "np.ndarray[Any, Any]", kind: "GGMLQuantizationType") -> "np.ndarray[Any, Any]":
+    import numpy as np
     from gguf import quant_shape_to_byte_shape
 
     weights = np.ascontiguousarray(weights, dtype=np.float32)

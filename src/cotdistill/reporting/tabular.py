@@ -11,17 +11,12 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from typing import Literal, get_args
 
 import msgspec
 
-from cotdistill.errors import UsageError
 from cotdistill.report import Comparison, Report
 from cotdistill.reporting.score import ModelScore
-from cotdistill.shown import one_line, percent
-
-Format = Literal["table", "markdown", "csv", "latex"]
-"""``table`` is the terminal's own, which ``table.py`` prints."""
+from cotdistill.shown import TableFormat, one_line, percent
 
 HEADINGS = (
     "model", "right", "accuracy", "95 % interval", "strict", "no answer", "truncated", "tokens", "s per question",
@@ -29,7 +24,7 @@ HEADINGS = (
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
-def tabular(report: Report, form: str) -> str:
+def tabular(report: Report, form: TableFormat) -> str:
     """The models of a report, those on the unseen slice below."""
     match form:
         case "markdown":
@@ -39,12 +34,6 @@ def tabular(report: Report, form: str) -> str:
         case "latex":
             return "\n\n".join(f"% {title}\n{_latex(part)}" for title, part in _parts(report))
     raise ValueError(f"no table in the form {form!r}")
-
-
-def check_format(form: str) -> None:
-    """Raise ``UsageError`` for a form that is none of ``Format``."""
-    if form not in get_args(Format):
-        raise UsageError(f"--format {form} is none of {', '.join(get_args(Format))}")
 
 
 def markdown(comparison: Comparison) -> str:
