@@ -31,10 +31,11 @@ from cotdistill.asking.collecting import teach
 from cotdistill.engines import Sampling
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import Journal, read_rows
+from cotdistill.judging.pairs import teaching_pairs
 from cotdistill.machine import peak_memory
 from cotdistill.question import Question
 from cotdistill.settings.verify import Verify
-from cotdistill.stages.verify import run_verify, teaching_pairs
+from cotdistill.stages.verify import run_verify
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 

@@ -18,6 +18,7 @@ from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.engines.server import Server
 from cotdistill.errors import DataError, ResumeError, SetupError, UsageError
 from cotdistill.journal import read_rows
+from cotdistill.judging.pairs import teaching_pairs
 from cotdistill.progress import Bar
 from cotdistill.question import Question
 from cotdistill.settings.generate import Escalate, Generate
