@@ -28,7 +28,7 @@ from cotdistill.stages import generate as stage
 from cotdistill.stages import models as models_of_stage
 from cotdistill.stages.generate import run_generate
 from cotdistill.stages.models import Teacher
-from cotdistill.stages.verify import run_verify, teaching_pairs
+from cotdistill.stages.verify import run_verify
 from cotdistill.status import status_of
 from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
@@ -285,7 +285,9 @@ def test_a_cap_on_money_without_prices_is_refused(tmp_path):
 
 def test_impossible_settings_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="enough is 3, but num_samples allows no more than 2"):
-        Generate(num_samples=2, enough=3)
+        Generate(num_samples=2, enough=3, sampling=HOT)
+    with pytest.raises(ValueError, match="num_samples above 1 needs do_sample, at a temperature: greedy samples are all the same"):
+        Generate(num_samples=2)
 
 
 def test_one_question_under_two_ids_is_asked_once_and_the_one_with_gold_stays():

@@ -64,8 +64,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not plain or not self.name or self.name.startswith("."):
             raise ValueError(f"name {self.name!r} must be a plain directory name")
         sampling = self.generate.sampling
-        if self.generate.num_samples > 1 and not sampling.do_sample:
-            raise ValueError("num_samples > 1 needs sampling.do_sample: greedy samples are all the same")
         if sampling.do_sample and not sampling.temperature:
             raise ValueError("sampling.do_sample needs a temperature above 0")
         if self.generate.hint and not self.verify.hinted:

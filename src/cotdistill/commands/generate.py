@@ -110,8 +110,6 @@ def generate(
 
     here().alone("generating traces")
     do_sample = do_sample and temperature > 0
-    if num_samples > 1 and not do_sample:
-        raise UsageError("--num_samples above 1 needs --do_sample: without sampling all samples are the same")
     if output_file.resolve() == input_file.resolve():
         raise UsageError(f"--output_file is the input file {input_file}; name another one")
     everything = load_questions(input_file, question_key=question_key, answer_key=answer_key)

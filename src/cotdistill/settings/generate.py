@@ -1,14 +1,10 @@
 """How the teacher is asked, and how much."""
 
-from typing import Annotated
-
 import msgspec
 
-from cotdistill.bounds import Count, Positive
+from cotdistill.bounds import Count, Positive, Tokens
 from cotdistill.engines import Sampling
 from cotdistill.prompt import SYSTEM_PROMPT
-
-Tokens = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Escalate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,5 +49,7 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bool(self.enough or self.escalate or self.hint)
 
     def __post_init__(self) -> None:
+        if self.num_samples > 1 and not self.sampling.do_sample:
+            raise ValueError("num_samples above 1 needs do_sample, at a temperature: greedy samples are all the same")
         if self.enough and self.enough > self.num_samples:
             raise ValueError(f"enough is {self.enough}, but num_samples allows no more than {self.num_samples}")
