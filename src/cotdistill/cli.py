@@ -30,7 +30,7 @@ PLAIN: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "pre
 
 app = typer.Typer(
     context_settings=SETTINGS, no_args_is_help=True, **PLAIN,
-    help="Chain-of-thought distillation: questions and a teacher in, a measurably better student out.",
+    help="Chain-of-thought distillation: out comes a measurably better student, or the answer: keep the base.",
 )  # fmt: skip
 app.command()(init.init)
 app.command()(plan.plan)
@@ -59,7 +59,7 @@ def _version(asked: bool) -> None:
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    """Chain-of-thought distillation: questions and a teacher in, a measurably better student out."""
+    """Chain-of-thought distillation: out comes a measurably better student, or the answer: keep the base."""
 
 
 def main() -> None:

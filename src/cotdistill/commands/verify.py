@@ -17,7 +17,8 @@ def verify(
         Path | None, typer.Option("--questions", help="Questions with gold answers, found by id, else by text.")
     ] = None,
     vote: Annotated[
-        bool, typer.Option("--vote", help="Without gold: keep what agrees with the majority of at least 3 traces.")
+        bool,
+        typer.Option("--vote", help="Without gold, of 3 different traces or more: only an absolute majority teaches."),
     ] = False,
     steps: Annotated[bool, typer.Option("--steps/--no_steps", help="Check the arithmetic in each trace.")] = True,
     kind: Annotated[
