@@ -22,11 +22,11 @@ import msgspec
 
 from cotdistill.journal import read_rows
 from cotdistill.machine import versions
-from cotdistill.prediction import Prediction
+from cotdistill.prediction import Prediction, is_correct
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.question import load_questions
 from cotdistill.report import Facts, build_report, changes
-from cotdistill.reporting.score import first_samples_of, is_correct
+from cotdistill.reporting.score import first_samples_of
 from cotdistill.resampling import difference
 from cotdistill.statistics import p_text, paired
 from cotdistill.storage.manifest import Manifest

@@ -18,9 +18,8 @@ import msgspec
 
 from cotdistill.errors import DataError
 from cotdistill.journal import whole_rows
-from cotdistill.prediction import Prediction
+from cotdistill.prediction import Prediction, is_correct
 from cotdistill.recipe import decode_recipe
-from cotdistill.reporting.score import is_correct
 from cotdistill.run_directory import RunDirectory
 from cotdistill.storage.fingerprint import differing
 from cotdistill.storage.manifest import Manifest, record_of

@@ -17,6 +17,8 @@ from cotdistill.prompt import Shot
 from cotdistill.question import Question
 from cotdistill.reading.symbolic import same_symbolic
 
+NEVER_RIGHT = frozenset({"error", "truncated", "no_answer"})
+
 
 class Prediction(msgspec.Struct, frozen=True):
     """One answer, read twice: lenient (marker, else last number, choice or word) and strict (marker only).
@@ -46,6 +48,10 @@ class Prediction(msgspec.Struct, frozen=True):
     @property
     def id(self) -> str:
         return row_id(self.question_id, self.sample)
+
+    @property
+    def failed(self) -> bool:
+        return self.finish == "error" or self.status == "error"
 
 
 def predict(
@@ -90,3 +96,12 @@ def graded(question: Question, sample: int, completion: Completion) -> Predictio
         error=completion.error,
         thinking=completion.thinking,
     )
+
+
+def is_correct(row: Prediction, strict: bool = False) -> bool:
+    """Whether an answer counts as right: read leniently, or by the marker alone.
+
+    What failed, was cut off before an answer or has none never counts, whatever the row says.
+    """
+    correct, status = (row.correct_strict, row.status_strict) if strict else (row.correct, row.status)
+    return correct is True and not row.failed and status not in NEVER_RIGHT

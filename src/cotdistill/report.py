@@ -18,10 +18,10 @@ from typing import Any
 import msgspec
 
 from cotdistill.errors import DataError
-from cotdistill.prediction import Prediction
+from cotdistill.prediction import Prediction, is_correct
 from cotdistill.question import Question
 from cotdistill.reporting.causes import Cause, likely_causes
-from cotdistill.reporting.score import ModelScore, first_samples_of, is_correct, summarize
+from cotdistill.reporting.score import ModelScore, first_samples_of, summarize
 from cotdistill.reporting.slices import Slice, slices
 from cotdistill.resampling import Interval, difference, gap
 from cotdistill.settings.evaluate import ANSWER_ONLY

@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 
 from cotdistill.errors import DataError
+from cotdistill.prediction import is_correct
 from cotdistill.report import changes
 from cotdistill.reporting.ladder_report import capped
 from cotdistill.reporting.run_files import RunFiles, ladder_of, read_run
-from cotdistill.reporting.score import ModelScore, first_samples, is_correct, summarize
+from cotdistill.reporting.score import ModelScore, first_samples, summarize
 from cotdistill.resampling import Interval, difference, sign_flip
 from cotdistill.statistics import Decision, Paired, decide, paired
 from cotdistill.storage.fingerprint import differing

@@ -19,10 +19,10 @@ import msgspec
 
 from cotdistill.answer import find_answer
 from cotdistill.judging.files import with_verdicts
-from cotdistill.prediction import Prediction
+from cotdistill.prediction import Prediction, is_correct
 from cotdistill.question import Question
 from cotdistill.reading.marker import spoken
-from cotdistill.reporting.score import first_samples_of, is_correct
+from cotdistill.reporting.score import first_samples_of
 from cotdistill.shown import visible
 from cotdistill.steps import check_steps
 from cotdistill.trace import Trace

@@ -23,13 +23,13 @@ from cotdistill.learning.ladder import Ladder
 from cotdistill.line_up import labels
 from cotdistill.plans.forecast import compared
 from cotdistill.plans.plan import PLAN, read_plan
-from cotdistill.prediction import Prediction
+from cotdistill.prediction import Prediction, is_correct
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, load_recipe
 from cotdistill.report import Facts, Report, build_report, compare, model_order
 from cotdistill.reporting.causes import Evidence, likely_causes
 from cotdistill.reporting.ladder_report import with_ladder
-from cotdistill.reporting.score import first_samples_of, is_correct
+from cotdistill.reporting.score import first_samples_of
 from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES

@@ -11,15 +11,13 @@ from typing import TypeVar
 import msgspec
 
 from cotdistill.errors import DataError
-from cotdistill.prediction import Prediction
+from cotdistill.prediction import Prediction, is_correct
 from cotdistill.reading.marker import spoken
 from cotdistill.reporting.samples import majority, pass_curve
 from cotdistill.shown import first_of
 from cotdistill.statistics import wilson
 
 Item = TypeVar("Item")
-
-NEVER_RIGHT = frozenset({"error", "truncated", "no_answer"})
 
 
 class CategoryScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +79,7 @@ def summarize(
     n, correct = accuracy.n, accuracy.correct
     correct_strict = sum(is_correct(row, strict=True) for row in rows if row.gold is not None)
     low, high = wilson(correct, n) if n else (None, None)
-    finished = [row for row in rows if not _failed(row)]
+    finished = [row for row in rows if not row.failed]
     tokens = sum(row.completion_tokens for row in finished)
     seconds = sum(row.seconds for row in rows)
     drawn = _samples(predictions)
@@ -112,19 +110,6 @@ def summarize(
         pass_at=curve,
         majority=most,
     )
-
-
-def is_correct(row: Prediction, strict: bool = False) -> bool:
-    """Whether an answer counts as right: read leniently, or by the marker alone.
-
-    What failed, was cut off before an answer or has none never counts, whatever the row says.
-    """
-    correct, status = (row.correct_strict, row.status_strict) if strict else (row.correct, row.status)
-    return correct is True and not _failed(row) and status not in NEVER_RIGHT
-
-
-def _failed(row: Prediction) -> bool:
-    return row.finish == "error" or row.status == "error"
 
 
 def _runs_on(row: Prediction) -> bool:

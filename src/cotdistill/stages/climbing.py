@@ -30,9 +30,8 @@ from cotdistill.learning.ladder import (
     survivors,
     trial,
 )
-from cotdistill.prediction import Prediction
+from cotdistill.prediction import Prediction, is_correct
 from cotdistill.question import Question
-from cotdistill.reporting.score import is_correct
 from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.objective import OneObjective
 from cotdistill.settings.train import TrainSettings
