@@ -1,6 +1,6 @@
 """An engine that asks another one only for what no run before has asked.
 
-    CachedEngine(LlamaCppEngine(path), TraceCache(default_path()), model_hash(path))
+    CachedEngine(LlamaCppEngine(path), CompletionCache(default_path()), model_hash(path))
 
 A request is known by the hash of the model, what runs it in which number format, the prompt, whether the model may
 think first, the token limit and, where tokens are sampled, the sampling and its seed. Of an answer that failed nothing
@@ -15,8 +15,8 @@ from hashlib import blake2b
 
 import msgspec
 
-from cotdistill.asking.trace_cache import TraceCache
 from cotdistill.engines import Completion, Engine, Request, Sampling
+from cotdistill.engines.completion_cache import CompletionCache
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ MOST_WAITING = 1000
 class CachedEngine:
     """As the engine inside, but an answer that was found took no time: its ``seconds`` are 0."""
 
-    def __init__(self, engine: Engine, cache: TraceCache, model: str) -> None:
+    def __init__(self, engine: Engine, cache: CompletionCache, model: str) -> None:
         self._engine = engine
         self._cache = cache
         said = engine.describe()

@@ -70,10 +70,10 @@ def cached(teacher: Teacher, *, cache: bool) -> Engine:
     if not teacher.model["hash"]:
         log.info("the answers of %s are not cached: a server does not say which model that is", teacher.model["name"])
         return engine
-    from cotdistill.asking.trace_cache import TraceCache, default_path
     from cotdistill.engines.cached import CachedEngine
+    from cotdistill.engines.completion_cache import CompletionCache, default_path
 
-    return CachedEngine(engine, TraceCache(default_path()), teacher.model["hash"])
+    return CachedEngine(engine, CompletionCache(default_path()), teacher.model["hash"])
 
 
 def engine_and_format(engine: Engine) -> str:

@@ -1,6 +1,6 @@
-"""Trace cache: answers that runs on one machine share, so that the same request is not computed twice.
+"""Completion cache: answers that runs on one machine share, so that the same request is not computed twice.
 
-    cache = TraceCache(Path("~/.cache/cotdistill/traces.sqlite"))
+    cache = CompletionCache(Path("~/.cache/cotdistill/traces.sqlite"))
     cache.put(key, completion); cache.get(key) -> completion, or None
 
 One SQLite file in WAL mode, which several processes may use at once; the answers used last stay when it grows beyond
@@ -41,7 +41,7 @@ def default_path() -> Path:
     return cache_directory() / "traces.sqlite"
 
 
-class TraceCache:
+class CompletionCache:
     """Keys are bytes that name a request in full; ``max_bytes`` is kept to within a twentieth."""
 
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cotdistill.asking.trace_cache import TraceCache
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.cached import CachedEngine
+from cotdistill.engines.completion_cache import CompletionCache
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import read_rows
 from cotdistill.question import Question
@@ -33,7 +33,7 @@ def asked(engine: CachedEngine, sampling: Sampling, *keys: str, text: str = "1 +
 
 def test_only_a_request_with_the_same_model_text_and_seed_is_found(tmp_path):
     inner = ScriptedEngine(lambda text: "Final Answer: 2")
-    cache = TraceCache(tmp_path / "c.sqlite")
+    cache = CompletionCache(tmp_path / "c.sqlite")
     engine = CachedEngine(inner, cache, "model")
     first = asked(engine, GREEDY, "0")
     assert asked(engine, GREEDY, "7") == [msgspec.structs.replace(first[0], key="7", seconds=0.0)]  # greedy has no seed
@@ -55,7 +55,7 @@ def test_only_a_request_with_the_same_model_text_and_seed_is_found(tmp_path):
 )
 def test_every_setting_of_the_sampling_tells_requests_apart(tmp_path, change):
     inner = ScriptedEngine(lambda text: "2")
-    engine = CachedEngine(inner, TraceCache(tmp_path / "c.sqlite"), "m")
+    engine = CachedEngine(inner, CompletionCache(tmp_path / "c.sqlite"), "m")
     for sampling in (HOT, msgspec.structs.replace(HOT, **change), HOT):
         asked(engine, sampling, "0")
     assert len(inner.requests) == 2
@@ -67,7 +67,7 @@ def test_every_setting_of_the_sampling_tells_requests_apart(tmp_path, change):
     ids=str,
 )
 def test_what_runs_the_model_and_its_number_format_tell_requests_apart_and_a_version_does_not(tmp_path, change, requests):
-    inner, cache = ScriptedEngine(lambda text: "2"), TraceCache(tmp_path / "c.sqlite")
+    inner, cache = ScriptedEngine(lambda text: "2"), CompletionCache(tmp_path / "c.sqlite")
     for said in ({}, change):
         inner.describe = lambda said=said: {"engine": "transformers 5.0", "dtype": "float32", **said}
         asked(CachedEngine(inner, cache, "m"), HOT, "0")
@@ -78,7 +78,7 @@ def test_failures_are_asked_again_and_hits_among_misses_all_come(tmp_path):
     def fails(text: str) -> str:
         raise RuntimeError("down")
 
-    cache = TraceCache(tmp_path / "c.sqlite")
+    cache = CompletionCache(tmp_path / "c.sqlite")
     assert asked(CachedEngine(ScriptedEngine(fails), cache, "m"), GREEDY, "0")[0].finish == "error"
     engine = CachedEngine(ScriptedEngine(lambda text: text), cache, "m")
     assert asked(engine, GREEDY, "0")[0].finish == "stop"
@@ -91,25 +91,25 @@ def test_failures_are_asked_again_and_hits_among_misses_all_come(tmp_path):
 
 def test_a_damaged_entry_or_file_is_no_cache(tmp_path, caplog):
     path = tmp_path / "c.sqlite"
-    cache = TraceCache(path)
+    cache = CompletionCache(path)
     cache.put(b"k", answer_of())
     cache.close()
     with sqlite3.connect(path) as database:
         database.execute("UPDATE answers SET value = replace(value, 'xxx', 'yyy')")
-    cache = TraceCache(path)
+    cache = CompletionCache(path)
     assert cache.get(b"k") is None
     cache.put(b"k", answer_of())
     assert cache.get(b"k") == answer_of()
     cache.close()
     path.write_bytes(b"this is no database, but it is long enough to be taken for one" * 20)
-    cache = TraceCache(path)
+    cache = CompletionCache(path)
     cache.put(b"k", answer_of())
     assert cache.get(b"k") is None
     assert "going on without the trace cache" in caplog.text
 
 
 def test_what_was_used_last_stays_when_the_cache_is_full(tmp_path):
-    cache = TraceCache(tmp_path / "c.sqlite", max_bytes=20_000)
+    cache = CompletionCache(tmp_path / "c.sqlite", max_bytes=20_000)
     for i in range(100):
         cache.put(f"k{i}".encode(), answer_of(1000))
         cache.get(b"k0")
@@ -123,7 +123,7 @@ def test_several_may_write_at_once(tmp_path):
     path = tmp_path / "c.sqlite"
 
     def work(number: int) -> None:
-        cache = TraceCache(path)
+        cache = CompletionCache(path)
         for i in range(30):
             cache.put(f"{number}/{i}".encode(), answer_of())
         cache.close()
@@ -133,7 +133,7 @@ def test_several_may_write_at_once(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    cache = TraceCache(path)
+    cache = CompletionCache(path)
     assert all(cache.get(f"{number}/{i}".encode()) for number in range(4) for i in range(30))
 
 
@@ -143,7 +143,7 @@ def test_a_new_file_that_another_run_is_writing_is_waited_for(tmp_path, caplog):
     other.execute("BEGIN IMMEDIATE")
     end = threading.Timer(0.1, other.execute, ["COMMIT"])
     end.start()
-    cache = TraceCache(path)
+    cache = CompletionCache(path)
     end.join()
     cache.put(b"k", answer_of())
     assert cache.get(b"k") == answer_of()
