@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.answer import Answer, find_answer, kind_of, read_answer, same_answer
-from cotdistill.asking.trace_file import TraceFile
 from cotdistill.card import CARD, read_card
 from cotdistill.journal import Journal, forget_errors, read_rows
 from cotdistill.judging.contamination import Contamination
@@ -30,6 +29,7 @@ from cotdistill.shown import one_line
 from cotdistill.steps import check_steps
 from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
+from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import Verdict, judge, judge_gold, taught_text
 
 _FOLDER = tempfile.TemporaryDirectory()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cotdistill.asking.trace_file import TraceFile
 from cotdistill.cli import app
 from cotdistill.dataset import load_dataset
 from cotdistill.errors import CotdistillError, DataError, ResumeError, UsageError
 from cotdistill.question import Question
+from cotdistill.trace_file import TraceFile
 
 SRC = str(Path(__file__).resolve().parent.parent / "src")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.asking.trace_file import TraceFile
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import judge_question
@@ -20,6 +19,7 @@ from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.trace import Trace
+from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import Pair, Verdict
 
 

@@ -1,1 +1,1 @@
-"""Asking: which sample of which question a model is asked for, until when, and where a teacher's traces lie."""
+"""Asking: which sample of which question a model is asked for, until when, and into which file its answers go."""

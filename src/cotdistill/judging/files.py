@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.asking.trace_file import TraceFile
 from cotdistill.errors import DataError, ResumeError, UsageError
 from cotdistill.journal import encode_row, read_rows
 from cotdistill.judging.audit import Disagreement, disagreements
@@ -30,6 +29,7 @@ from cotdistill.reading.symbolic import same_symbolic
 from cotdistill.settings.verify import Verify
 from cotdistill.storage.keys import Keys
 from cotdistill.trace import Trace
+from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import TEACHES, Pair, Verdict, judge, taught_text
 
 log = logging.getLogger(__name__)

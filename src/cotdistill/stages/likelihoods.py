@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cotdistill.asking.trace_file import TraceFile
 from cotdistill.download import local_model
 from cotdistill.example import Example, answer_tokens, build_example
 from cotdistill.journal import Journal, Rows
@@ -17,6 +16,7 @@ from cotdistill.stages.models import identify
 from cotdistill.storage.fingerprint import changes
 from cotdistill.storage.keys import Keys
 from cotdistill.storage.manifest import Manifest
+from cotdistill.trace_file import TraceFile
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotdistill.asking.trace_file import TraceFile
 from cotdistill.journal import encode_row, write_rows
 from cotdistill.judging.files import Tally, compared_with, judge_file
 from cotdistill.judging.likelihood import Likelihoods
@@ -13,6 +12,7 @@ from cotdistill.question import Question
 from cotdistill.settings.verify import Verify
 from cotdistill.shown import one_line
 from cotdistill.storage.disk import replace
+from cotdistill.trace_file import TraceFile
 
 log = logging.getLogger(__name__)
 
