@@ -2,9 +2,10 @@
 
 import pytest
 
-from cotdistill.asking.hint import tells, with_hint
+from cotdistill.asking.hint import with_hint
 from cotdistill.engines import Message
 from cotdistill.question import Question
+from cotdistill.reading.leak import tells
 from cotdistill.trace import Trace
 from cotdistill.verdict import judge
 

@@ -13,10 +13,10 @@ from typing import Literal
 import msgspec
 
 from cotdistill.answer import Answer, find_answer, same_answer
-from cotdistill.asking.hint import tells
 from cotdistill.grade import Symbolic, gold_of, matches, percent_unclear
 from cotdistill.question import Question
 from cotdistill.reading.kinds import KINDS
+from cotdistill.reading.leak import speaks_of_gold, tells
 from cotdistill.reading.marker import MARKERS, run_on
 from cotdistill.reading.step_count import step_count
 from cotdistill.steps import check_steps
@@ -37,13 +37,6 @@ CONTROL_TOKENS = frozenset({
     "<|begin_of_text|>", "<|end_of_text|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|fim_prefix|>",
     "<start_of_turn>", "<end_of_turn>", "<s>", "</s>", "<bos>", "<eos>", "[INST]", "[/INST]", "<<SYS>>",
 })  # fmt: skip
-_LEAKS = re.compile(
-    r"\b(?:answer|solution) key\b|\bground[- ]truth\b|\baccording to the answer\b"
-    r"|\bthe (?:given|provided|expected|reference|gold|golden|official|target) (?:final |correct )?answer\b"
-    r"(?! (?:choice|option)s?)"
-    r"|\banswer (?:is|was) (?:already )?(?:given|provided) (?:as|to (?:me|us)|in the prompt)\b",
-    re.IGNORECASE,
-)
 # Terminal escapes, NUL and the like, and the characters that reorder a line. Marks of direction (U+200E, U+200F)
 # belong to Arabic and Hebrew text and stay.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -156,9 +149,8 @@ def _unfit(
         return "leaks", "the gold was in the prompt"
     if trace.hinted and (told := tells(f"{trace.thinking or ''}\n{text}", trace.question)):
         return "leaks", f"the gold was in the prompt, and it shows: {told!r}"
-    leak = _LEAKS.search(text)
-    if leak and leak[0].lower() not in trace.question.lower():  # a question may be about an answer key
-        return "leaks", f"it says {leak[0]!r}"
+    if leak := speaks_of_gold(text, trace.question):
+        return "leaks", f"it says {leak!r}"
     if len(text) > MAX_CHARACTERS:
         return "too_long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}"
     if max_words is not None and (words := len(text.split())) > max_words:
