@@ -15,12 +15,12 @@ from cotdistill.journal import write_rows
 from cotdistill.learning.ladder import refuse_alone
 from cotdistill.learning.lesson import Lesson
 from cotdistill.learning.lint import LONGEST_ANSWER, check_packages
-from cotdistill.learning.plot import loss_svg
 from cotdistill.learning.ranks import here
 from cotdistill.learning.scoring_teacher import ScoringTeacher, fitting
 from cotdistill.learnt import write_learnt
 from cotdistill.progress import Bar
 from cotdistill.prompt import Shot, messages_for, shots_hash, user_text
+from cotdistill.reporting.loss_curve import loss_svg
 from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.models import identify
 from cotdistill.storage.disk import write_atomic

@@ -1,4 +1,4 @@
-"""Plot: the loss of a training as a picture beside its adapter, ``loss.svg``."""
+"""Loss curve: the loss of a training as a picture beside its adapter, ``loss.svg``."""
 
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
