@@ -23,9 +23,8 @@ from pathlib import Path
 
 import msgspec
 
-from cotdistill.answer import gold_part
 from cotdistill.grade import grade
-from cotdistill.question import Question
+from cotdistill.question import Question, gold_part
 from cotdistill.reading.kinds import kind_of
 
 CORPUS = Path(__file__).parent.parent / "tests/data/answers.jsonl"

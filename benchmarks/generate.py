@@ -30,9 +30,10 @@ from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.machine import origin, versions
 from cotdistill.prediction import Prediction
-from cotdistill.question import check_golds, load_questions
+from cotdistill.question import load_questions
 from cotdistill.resampling import difference
 from cotdistill.statistics import paired, wilson
+from cotdistill.verdict import check_golds
 
 RESULTS = Path(__file__).parent / "results" / "generate.json"
 OURS, LITERAL, RAW = "ours: llama.cpp", "literal loop", "raw llama.cpp"

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotdistill.answer import find_answer, gold_part, kind_of, read_answer, same_answer
+from cotdistill.answer import find_answer, kind_of, read_answer, same_answer
 from cotdistill.grade import grade
 from cotdistill.question import Question
 from cotdistill.reading.kinds import KINDS
@@ -196,11 +196,6 @@ def test_users_may_name_their_own_marker_and_stop():
 def test_an_unknown_kind_is_an_error_that_names_the_known_ones():
     with pytest.raises(ValueError, match="number, choice"):
         find_answer("Final Answer: 3", "integer")
-
-
-def test_gold_is_what_follows_the_hashes():
-    assert gold_part("48/2 = 24\n#### 72") == "72"
-    assert gold_part(" 60 km/h ") == "60 km/h"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from cotdistill.errors import DataError
 from cotdistill.journal import encode_row
 from cotdistill.judging.files import judge_question
 from cotdistill.prompt import Shot, messages_for
@@ -10,7 +11,16 @@ from cotdistill.question import Question
 from cotdistill.settings.verify import Verify
 from cotdistill.shown import visible
 from cotdistill.trace import Trace
-from cotdistill.verdict import CONTROL_TOKENS, MAX_CHARACTERS, TEACHES, Verdict, judge, judge_gold, taught_text
+from cotdistill.verdict import (
+    CONTROL_TOKENS,
+    MAX_CHARACTERS,
+    TEACHES,
+    Verdict,
+    check_golds,
+    judge,
+    judge_gold,
+    taught_text,
+)
 
 ASKED = Question("q", "What is 15% of 240?", "36")
 GOOD = "15% of 240 = 36.\nFinal Answer: 36"
@@ -281,6 +291,14 @@ def test_a_readable_gold_passes_its_self_check(gold):
 def test_an_unreadable_gold_is_refused_with_the_reason(question, reason):
     assert reason in (judge_gold(question) or "")
     assert judge(trace(GOOD), question).status in ("too_complex", "wrong")
+
+
+def test_unreadable_golds_stop_the_run_with_up_to_five_ids():
+    good, *bad = (Question(f"q{number}", f"{number}?", "36", "number" if not number else "colour") for number in range(8))
+    check_golds([good])
+    with pytest.raises(DataError, match=r"^7 gold answers .*q1 \(unknown .*q5 \(unknown .*\), \.\.\.;") as refused:
+        check_golds([good, *bad])
+    assert "q6" not in str(refused.value)
 
 
 def test_only_three_statuses_teach():

@@ -24,7 +24,7 @@ from cotdistill.reading.quantity import LEADS_WITH_NUMBER, NUMBER, Status
 from cotdistill.reading.remark import is_remark, taken_back
 from cotdistill.reading.value import Value, same_value
 
-__all__ = ["MARKERS", "STOPS", "Answer", "find_answer", "gold_part", "kind_of", "read_answer", "same_answer"]
+__all__ = ["MARKERS", "STOPS", "Answer", "find_answer", "kind_of", "read_answer", "same_answer"]
 
 MAX_TEXT = 16_384
 MAX_SENTENCE = 60  # a longer text behind a soft marker, with several numbers, is reasoning and not an answer
@@ -114,11 +114,6 @@ def same_answer(a: Answer | str, b: Answer | str, *, tolerance: float | None = N
     if a.value is None or other.value is None or a.kind != other.kind:
         return False
     return same_value(a.value, other.value, tolerance or 0)
-
-
-def gold_part(answer: str) -> str:
-    """The gold of a data set's answer: what follows the last ``####`` (GSM8K), else the text, stripped."""
-    return answer.rpartition("####")[2].strip()
 
 
 @lru_cache(maxsize=4096)

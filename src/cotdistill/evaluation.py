@@ -17,7 +17,7 @@ from cotdistill.machine import versions
 from cotdistill.overlap import refuse_shown
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import SYSTEM_PROMPT, Shot
-from cotdistill.question import Question, check_golds, load_questions
+from cotdistill.question import Question, load_questions
 from cotdistill.report import Facts, build_report, to_json
 from cotdistill.settings.evaluate import Evaluate
 from cotdistill.settings.generate import Generate
@@ -28,6 +28,7 @@ from cotdistill.stages.models import identify, teacher_engine
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.lock import locked
 from cotdistill.storage.manifest import Manifest, input_of
+from cotdistill.verdict import check_golds
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ import msgspec
 from cotdistill.errors import DataError, UsageError
 from cotdistill.exchange import exchange_in
 from cotdistill.question_file import Digits, rows_of
-from cotdistill.shown import first_of
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +40,11 @@ def content_id(text: str, choices: Sequence[str] | None = None) -> str:
     """The id of a question that has none: 16 hex digits of the SHA-256 of its text, which do not change with
     its place in the file, its spacing or its spelling in Unicode."""
     return hashlib.sha256(_canonical("\n".join([text, *(choices or ())])).encode()).hexdigest()[:16]
+
+
+def gold_part(answer: str) -> str:
+    """The gold of a data set's answer: what follows the last ``####`` (GSM8K), else the text, stripped."""
+    return answer.rpartition("####")[2].strip()
 
 
 def _canonical(text: str) -> str:
@@ -156,9 +160,7 @@ def _gold(where: str, key: str, answer: object) -> str | None:
     text = _text(where, key, answer)
     if text is None:
         return None
-    from cotdistill.answer import gold_part  # late: a question loads without its judges
-
-    gold = gold_part(text).strip()
+    gold = gold_part(text)
     if not gold:
         raise DataError(f"{where}: nothing stands after the last '####' of the answer; write the gold answer there")
     return gold
@@ -176,16 +178,3 @@ def _text(where: str, key: str, value: object) -> str | None:
         case str() | int() | float():
             return str(value) if str(value).strip() else None
     raise DataError(f"{where}: {key!r} is neither text nor a number")
-
-
-# Checks before any work
-
-
-def check_golds(questions: Iterable[Question]) -> None:
-    """Raise ``DataError`` naming up to five questions whose gold our own reader cannot find or match."""
-    from cotdistill.reading.symbolic import same_symbolic  # late: a question loads without its judges
-    from cotdistill.verdict import judge_gold
-
-    bad = [f"{question.id} ({reason})" for question in questions if (reason := judge_gold(question, same_symbolic))]
-    if bad:
-        raise DataError(f"{len(bad)} gold answers cannot be read: {first_of(bad)}; correct them or leave them out")

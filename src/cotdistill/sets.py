@@ -16,10 +16,11 @@ from cotdistill.errors import DataError
 from cotdistill.generated import Task, chance_rate, generate, prove_disjoint
 from cotdistill.journal import read_rows, write_rows
 from cotdistill.overlap import refuse_overlap
-from cotdistill.question import Question, check_golds, load_questions
+from cotdistill.question import Question, load_questions
 from cotdistill.settings.questions import Questions, Source
 from cotdistill.settings.train import TrainSettings
 from cotdistill.storage.manifest import Manifest, input_of
+from cotdistill.verdict import check_golds
 
 FILES = {"train": "1_questions.jsonl", "held_out": "1_held_out.jsonl", "unseen": "1_unseen.jsonl"}
 DEV = "1_dev.jsonl"

@@ -21,10 +21,9 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from cotdistill.answer import gold_part
 from cotdistill.errors import DataError
 from cotdistill.exchange import exchange_in
-from cotdistill.question import Question, content_id
+from cotdistill.question import Question, content_id, gold_part
 from cotdistill.question_file import json_fault
 from cotdistill.storage.disk import cannot
 from cotdistill.storage.keys import Keys

@@ -8,17 +8,21 @@ than one trace and are set where the others are known: ``vote``, ``selection`` a
 """
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
 from cotdistill.answer import Answer, find_answer, same_answer
+from cotdistill.errors import DataError
 from cotdistill.grade import Symbolic, gold_of, matches, percent_unclear
 from cotdistill.question import Question
 from cotdistill.reading.kinds import KINDS
 from cotdistill.reading.leak import speaks_of_gold, tells
 from cotdistill.reading.marker import MARKERS, run_on
 from cotdistill.reading.step_count import step_count
+from cotdistill.reading.symbolic import same_symbolic
+from cotdistill.shown import first_of
 from cotdistill.steps import check_steps
 from cotdistill.thinking import apart, joined
 from cotdistill.trace import Trace
@@ -124,6 +128,13 @@ def judge_gold(question: Question, symbolic: Symbolic | None = None) -> str | No
     if not _reads_back(f"Final Answer: {gold.text}", gold, question):
         return f"gold {question.gold!r} is not found again behind a marker as a {kind}"
     return None
+
+
+def check_golds(questions: Iterable[Question]) -> None:
+    """Raise ``DataError`` naming up to five questions whose gold our own reader cannot find or match."""
+    bad = [f"{question.id} ({reason})" for question in questions if (reason := judge_gold(question, same_symbolic))]
+    if bad:
+        raise DataError(f"{len(bad)} gold answers cannot be read: {first_of(bad)}; correct them or leave them out")
 
 
 def _unfit(

@@ -95,7 +95,7 @@ def generate(
     from cotdistill.errors import DataError, SetupError, UsageError
     from cotdistill.learning.ranks import here
     from cotdistill.prompt import load_few_shot
-    from cotdistill.question import check_golds, load_questions
+    from cotdistill.question import load_questions
     from cotdistill.settings.generate import Escalate, Generate
     from cotdistill.settings.models import Models
     from cotdistill.settings.verify import Verify
@@ -106,7 +106,7 @@ def generate(
     from cotdistill.storage.manifest import Manifest, input_of
     from cotdistill.storage.ours import refuse_foreign
     from cotdistill.trace import Trace
-    from cotdistill.verdict import Verdict
+    from cotdistill.verdict import Verdict, check_golds
 
     here().alone("generating traces")
     do_sample = do_sample and temperature > 0
