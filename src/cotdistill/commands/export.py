@@ -31,7 +31,8 @@ def export(
 ) -> None:
     """Merge the adapter into its base and write the result; both ways may be asked for at once.
 
-    What is written is loaded again and must compute what base and adapter do.
+    A directory is loaded again and must compute what base and adapter do; a GGUF is loaded in llama.cpp, must read a
+    check question as the same tokens, and its answer is compared with the merged model's.
     """
     from cotdistill.card import check_adapter
     from cotdistill.download import local_model
