@@ -18,12 +18,11 @@ from cotdistill.judging.contamination import Contamination
 from cotdistill.judging.files import compared_with
 from cotdistill.judging.selection import drop_duplicates, keep
 from cotdistill.judging.vote import vote
-from cotdistill.pipeline import recipe_hash
 from cotdistill.prompt import load_few_shot, messages_for, prompt_hash
 from cotdistill.question import Question, load_questions
 from cotdistill.reading.kinds import KINDS
 from cotdistill.reading.symbolic import latex
-from cotdistill.recipe import Recipe, decode_recipe, dump_recipe, load_recipe
+from cotdistill.recipe import Recipe, decode_recipe, dump_recipe, load_recipe, recipe_hash
 from cotdistill.report import from_json
 from cotdistill.shown import one_line
 from cotdistill.steps import check_steps

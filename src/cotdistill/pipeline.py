@@ -11,7 +11,6 @@ docs/recipes.md has the files that only some runs have. Running it again goes on
 not done again.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -24,17 +23,16 @@ from cotdistill.answer_only import train_answer_only
 from cotdistill.engines import Engine
 from cotdistill.engines.opening import open_engine, opened_late, student_engine, takes_gguf
 from cotdistill.engines.server import Server
-from cotdistill.errors import NotWorthIt
 from cotdistill.learning.lint import check_packages
 from cotdistill.learning.ranks import here
 from cotdistill.line_up import Asked, line_up
 from cotdistill.overlap import refuse_shown
-from cotdistill.plans.plan import BASE, Plan, lines
-from cotdistill.plans.planning import Planning, run_plan
+from cotdistill.plans.plan import BASE, Plan
+from cotdistill.plans.planning import Planning, heed, run_plan
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import Shot, load_few_shot
 from cotdistill.question import Question, load_questions
-from cotdistill.recipe import Recipe, dump_recipe
+from cotdistill.recipe import Recipe, dump_recipe, recipe_hash
 from cotdistill.report import Report
 from cotdistill.reporting.publication import publish
 from cotdistill.run_directory import RunDirectory
@@ -154,7 +152,9 @@ class Run:
     def _begin(self) -> Sets:
         """The questions, and all that is checked before any model is asked; a run that has done nothing else yet puts
         on record what it is to be."""
-        sets = self._questions()
+        sets = make_sets(
+            self.recipe.questions, self.directory, self.manifest, overwrite=self.overwrite, train=self.recipe.train
+        )
         refuse_shown(self.shots, [*sets.held_out, *sets.unseen], str(self.recipe.generate.few_shot))
         if not self.manifest.done("train"):
             check_packages(self.recipe.train)
@@ -164,12 +164,13 @@ class Run:
         return sets
 
     def _plan(self, sets: Sets) -> Plan:
-        models = self.recipe.models
         made = run_plan(Planning(
-            self.recipe, self.directory, self.manifest, sets.train, len(sets.held_out), len(sets.unseen),
-            {"teacher": self.teacher, "student": self.student},
-            lambda asked, unasked, anew: self._ask_teacher(asked, unasked=unasked, overwrite=anew),
-            partial(self._open, "base", models.student, None, sets.train), self.overwrite, self.quiet, len(sets.dev),
+            recipe=self.recipe, directory=self.directory, manifest=self.manifest,
+            train=sets.train, held_out=len(sets.held_out), unseen=len(sets.unseen), dev=len(sets.dev),
+            models={"teacher": self.teacher, "student": self.student},
+            ask_teacher=lambda asked, unasked, anew: self._ask_teacher(asked, unasked=unasked, overwrite=anew),
+            open_base=partial(self._open, "base", self.recipe.models.student, None, sets.train),
+            overwrite=self.overwrite, quiet=self.quiet,
         ))  # fmt: skip
         if "train" not in self.manifest.stages:
             self._record()  # a recipe may change between its plan and its run
@@ -188,11 +189,6 @@ class Run:
             seeds={**seeds, "generate": recipe.generate.sampling.seed, "train": recipe.train.seed},
         )  # fmt: skip
         write_atomic(self.files.recipe, dump_recipe(recipe).encode())
-
-    def _questions(self) -> Sets:
-        return make_sets(
-            self.recipe.questions, self.directory, self.manifest, overwrite=self.overwrite, train=self.recipe.train
-        )
 
     def _ask_teacher(
         self, questions: Sequence[Question], *, unasked: Sequence[Question] = (), overwrite: bool
@@ -277,24 +273,13 @@ class Run:
     ) -> list[Prediction]:  # fmt: skip
         models, settings = self.recipe.models, self.recipe.evaluate
         return run_evaluate(
-            asked.label,
-            asked.questions,
-            file,
-            self.manifest,
-            model=model,
-            adapter=adapter,
-            system_prompt=asked.system_prompt,
-            shots=asked.shots,
-            sampling=self.recipe.answering,
-            num_samples=num_samples,
-            batch_size=settings.batch_size,
-            open_model=open_model,
-            server=server,
-            load_in_4bit=models.load_in_4bit,
-            trust_remote_code=models.trust_remote_code,
-            overwrite=self.overwrite,
-            quiet=self.quiet,
-        )
+            asked.label, asked.questions, file, self.manifest,
+            model=model, adapter=adapter, open_model=open_model, server=server,
+            system_prompt=asked.system_prompt, shots=asked.shots, sampling=self.recipe.answering,
+            num_samples=num_samples, batch_size=settings.batch_size,
+            load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code,
+            overwrite=self.overwrite, quiet=self.quiet,
+        )  # fmt: skip
 
     def _open(self, name: str, spec: str, adapter: Path | None, questions: Sequence[Question]) -> Engine:
         models, generate, settings = self.recipe.models, self.recipe.generate, self.recipe.evaluate
@@ -305,18 +290,3 @@ class Run:
             spec, engine=student_engine(models.engine), adapter=adapter, batch_size=settings.batch_size,
             load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code, workers=models.workers,
         )  # fmt: skip
-
-
-def heed(made: Plan, *, force: bool) -> None:
-    """Say what the plan found; where it found a reason to stop, raise ``NotWorthIt`` unless ``force``."""
-    for line in lines(made):
-        log.info("plan: %s", line)
-    if made.stop and not force:
-        raise NotWorthIt(f"the plan says no: {made.stop}; change the recipe, or go on with --force")
-    if made.stop:
-        log.warning("going on against the plan: %s", made.stop)
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of the resolved recipe, independent of how its YAML was laid out."""
-    return hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()

@@ -10,6 +10,7 @@ Frozen structs, unknown keys refused, nothing in a recipe is executed. Paths are
 the command is started in, like every path on the command line.
 """
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,11 @@ def _changed(data: object, flag: str) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe with every default written out, as YAML."""
     return to_yaml(msgspec.to_builtins(recipe))
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of the resolved recipe, independent of how its YAML was laid out."""
+    return hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
 
 
 def to_yaml(plain: object) -> str:

@@ -6,6 +6,7 @@ The plan stays as it was made while its recipe is the same, so that the report c
 another recipe it is made anew, from the answers that still count. No held-out question is asked.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cotdistill.asking.ask import Account
 from cotdistill.download import local_model
 from cotdistill.engines import Engine, Message, Request, Sampling
 from cotdistill.engines.opening import find_gguf, opened_late, takes_gguf
-from cotdistill.errors import ResumeError
+from cotdistill.errors import NotWorthIt, ResumeError
 from cotdistill.example import Example, answer_tokens, build_example
 from cotdistill.grade import grade
 from cotdistill.identity import digest
@@ -27,7 +28,7 @@ from cotdistill.learning.relation import Relation, permitted, read_tokens, relat
 from cotdistill.model_files.parameter_count import parameter_count
 from cotdistill.plans.budget import Sample, Sizes, assumptions, budget
 from cotdistill.plans.forecast import Forecast, Range, forecast
-from cotdistill.plans.plan import BASE, PLAN, Lengths, Plan, Share, chosen, plan_of, read_plan, share
+from cotdistill.plans.plan import BASE, PLAN, Lengths, Plan, Share, chosen, lines, plan_of, read_plan, share
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import LABEL_PROMPT, messages_for
 from cotdistill.question import Question
@@ -42,6 +43,8 @@ from cotdistill.storage.manifest import Manifest
 from cotdistill.template import ChatTemplate, read_tokenizer
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Pair, Verdict
+
+log = logging.getLogger(__name__)
 
 
 class Planning(msgspec.Struct, frozen=True):
@@ -90,6 +93,16 @@ def run_plan(job: Planning) -> Plan:
     write_atomic(path, msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
     manifest.finish("plan", questions=len(sample), stop=plan.stop)
     return plan
+
+
+def heed(made: Plan, *, force: bool) -> None:
+    """Say what the plan found; where it found a reason to stop, raise ``NotWorthIt`` unless ``force``."""
+    for line in lines(made):
+        log.info("plan: %s", line)
+    if made.stop and not force:
+        raise NotWorthIt(f"the plan says no: {made.stop}; change the recipe, or go on with --force")
+    if made.stop:
+        log.warning("going on against the plan: %s", made.stop)
 
 
 def _relevant(job: Planning) -> dict[str, Any]:
