@@ -41,7 +41,11 @@ def evaluate(
     system_prompt: Annotated[
         str | None, typer.Option("--system_prompt", help="Default: the one the adapter was trained with.")
     ] = None,
-    thinking: o.Thinking = None,
+    thinking: Annotated[
+        bool | None,
+        typer.Option("--thinking/--no_thinking", help="Whether models whose chat template has a switch for it think "
+                     "first. Default: as the student was trained, else not."),
+    ] = None,
     limit: o.Limit = None,
     load_in_4bit: o.Load4Bit = None,
     device_map: o.DeviceMap = "auto",

@@ -21,8 +21,12 @@ def generate(
     output_file: Annotated[Path, typer.Option("--output_file", help="Where the traces go.")],
     max_new_tokens: o.MaxNewTokens = 512,
     batch_size: o.BatchSize = 8,
-    temperature: o.Temperature = 0.2,
-    do_sample: o.DoSample = False,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="Only used with --do_sample; 0 is greedy.")
+    ] = 0.2,
+    do_sample: Annotated[
+        bool, typer.Option("--do_sample", help="Sample instead of taking the likeliest token.")
+    ] = False,
     num_samples: Annotated[
         int, typer.Option("--num_samples", min=1, help="Traces a question; with --enough the most it gets.")
     ] = 1,
@@ -67,8 +71,12 @@ def generate(
     timeout: o.Timeout = 600.0,
     api_key_env: o.ApiKeyEnv = None,
     api_key_file: o.ApiKeyFile = None,
-    price_prompt: o.PricePrompt = None,
-    price_completion: o.PriceCompletion = None,
+    price_prompt: Annotated[
+        float | None, typer.Option("--price_prompt", help="Price of a million prompt tokens.")
+    ] = None,
+    price_completion: Annotated[
+        float | None, typer.Option("--price_completion", help="Price of a million completion tokens.")
+    ] = None,
     extra_body: o.ExtraBody = None,
     system_prompt: o.SystemPrompt = SYSTEM_PROMPT,
     few_shot: Annotated[

@@ -14,8 +14,6 @@ from cotdistill.errors import UsageError
 
 SystemPrompt = Annotated[str, typer.Option("--system_prompt", help="What every prompt begins with.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Most tokens of one answer.")]
-DoSample = Annotated[bool, typer.Option("--do_sample", help="Sample instead of taking the likeliest token.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="Only used with --do_sample; 0 is greedy.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Prompts computed together.")]
 EngineOption = Annotated[str, typer.Option("--engine", help=f"One of: {', '.join(ENGINES)}.")]
 Workers = Annotated[
@@ -30,11 +28,6 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the firs
 Load4Bit = Annotated[
     bool | None,
     typer.Option("--load_in_4bit/--no_4bit", help="Default: 4-bit on a CUDA GPU with bitsandbytes, else not."),
-]
-Thinking = Annotated[
-    bool | None,
-    typer.Option("--thinking/--no_thinking", help="Whether models whose chat template has a switch for it think first. "
-                 "Default: as the student was trained, else not."),
 ]
 DeviceMap = Annotated[str, typer.Option("--device_map", help="Where layers go on GPUs: auto, or a device.")]
 TrustRemoteCode = Annotated[
@@ -58,10 +51,6 @@ ApiKeyEnv = Annotated[
     str | None, typer.Option("--api_key_env", help="Environment variable with the server's key [OPENAI_API_KEY].")
 ]
 ApiKeyFile = Annotated[Path | None, typer.Option("--api_key_file", help="File with the server's key.")]
-PricePrompt = Annotated[float | None, typer.Option("--price_prompt", help="Price of a million prompt tokens.")]
-PriceCompletion = Annotated[
-    float | None, typer.Option("--price_completion", help="Price of a million completion tokens.")
-]
 ExtraBody = Annotated[
     str | None,
     typer.Option("--extra_body", help="JSON object that goes into every request to a server."),
