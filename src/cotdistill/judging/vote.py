@@ -17,8 +17,8 @@ import msgspec
 from cotdistill.answer import Answer, kind_of, read_answer, same_answer
 from cotdistill.grade import gold_of
 from cotdistill.question import Question
-from cotdistill.reading.kinds import Value
 from cotdistill.reading.quantity import Quantity
+from cotdistill.reading.value import Value
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 

@@ -17,8 +17,7 @@ from cotdistill.reading.moment import dates_in, is_date, is_time, times_in
 from cotdistill.reading.plain import plain
 from cotdistill.reading.quantity import LEADS_WITH_NUMBER, read_number
 from cotdistill.reading.short_text import normal_text, read_text
-from cotdistill.reading.value import Reading, one, one_of
-from cotdistill.reading.value import Value as Value  # judging.vote takes it from here
+from cotdistill.reading.value import Reading, Value, one, one_of
 
 KINDS = ("number", "choice", "boolean", "text", "date", "list", "time")
 MAX_ANSWER = 400  # characters; longer texts are not an answer
