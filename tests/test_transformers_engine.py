@@ -363,9 +363,9 @@ def test_seconds_add_up_to_the_time_that_passed(loud):
 def test_the_engine_describes_what_ran(tiny):
     from importlib.metadata import version
 
-    assert TransformersEngine(on_cpu(tiny), name="student").describe() == {
+    assert TransformersEngine(on_cpu(tiny)).describe() == {
         "engine": f"transformers {version('transformers')}",
-        "model": "student",
+        "model": tiny.name,
         "hash": model_hash(tiny),
         "dtype": "float32",
     }

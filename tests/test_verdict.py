@@ -143,9 +143,8 @@ def test_a_sound_trace_is_taught_byte_for_byte():
 def test_without_gold_a_marked_and_sound_trace_is_unchecked():
     nobody_knows = Question("q", ASKED.text)
     assert judge(trace(GOOD), nobody_knows).status == "unchecked"
-    assert judge(trace(GOOD), None).status == "unchecked"
-    assert judge(trace("It is 36."), None).status == "no_answer"
-    assert judge(trace("24 + 12 = 38.\nFinal Answer: 36"), None).status == "bad_step"
+    assert judge(trace("It is 36."), nobody_knows).status == "no_answer"
+    assert judge(trace("24 + 12 = 38.\nFinal Answer: 36"), nobody_knows).status == "bad_step"
 
 
 def test_the_same_text_for_the_same_question_teaches_once():

@@ -18,13 +18,13 @@ import msgspec
 from cotdistill.reading import kinds
 from cotdistill.reading.kinds import MAX_ANSWER, MAX_LIST, kind_of
 from cotdistill.reading.lenient import last_answer
-from cotdistill.reading.marker import MARKERS, STOPS, cleaned, marked_in, spoken
+from cotdistill.reading.marker import MARKERS, cleaned, marked_in, spoken
 from cotdistill.reading.plain import plain
 from cotdistill.reading.quantity import LEADS_WITH_NUMBER, NUMBER, Status
 from cotdistill.reading.remark import is_remark, taken_back
 from cotdistill.reading.value import Value, same_value
 
-__all__ = ["MARKERS", "STOPS", "Answer", "find_answer", "kind_of", "read_answer", "same_answer"]
+__all__ = ["MARKERS", "Answer", "find_answer", "kind_of", "read_answer", "same_answer"]
 
 MAX_TEXT = 16_384
 MAX_SENTENCE = 60  # a longer text behind a soft marker, with several numbers, is reasoning and not an answer
@@ -49,15 +49,14 @@ def find_answer(
     kind: str = "auto",
     *,
     markers: tuple[str, ...] = MARKERS,
-    stops: tuple[str, ...] = STOPS,
     fallback: bool = False,
     choices: Sequence[str] | None = None,
 ) -> Answer:
-    """The answer that a model's ``text`` gives. Text from the first of ``stops`` on is not its answer but a
-    run-on, and thinking between ``<think>`` tags is not either. Raises ValueError for an unknown kind."""
+    """The answer that a model's ``text`` gives. Another turn that it goes on with, its run-on, is not its
+    answer, and thinking between ``<think>`` tags is not either. Raises ValueError for an unknown kind."""
     if kind == "auto" and choices:
         kind = "choice"
-    said, flags = spoken(text, stops)
+    said, flags = spoken(text)
     window = said[-MAX_TEXT:]
     patience = 8  # soft markers that led to prose
     spare: Answer | None = None

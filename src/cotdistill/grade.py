@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from cotdistill.answer import MARKERS, Answer, find_answer, read_answer, same_answer
+from cotdistill.answer import Answer, find_answer, read_answer, same_answer
 from cotdistill.question import Question
 from cotdistill.reading.kinds import KINDS, kind_of
 from cotdistill.reading.quantity import Quantity
@@ -38,7 +38,6 @@ def grade(
     finish: str | None,
     question: Question,
     *,
-    markers: tuple[str, ...] = MARKERS,
     symbolic: Symbolic | None = None,
 ) -> Grade:
     """Grade a response. One that was cut at the token limit counts only if its marker came before the cut."""
@@ -46,12 +45,12 @@ def grade(
     if finish == "error":
         return Grade("", "error", wrong, "error", wrong)
     gold, kind = gold_of(question)
-    strict = find_answer(response, kind, markers=markers, choices=question.choices)
+    strict = find_answer(response, kind, choices=question.choices)
     if finish == "length" and not strict.source:
         return Grade("", "truncated", wrong, "truncated", wrong)
     lenient = strict
     if not strict.source:
-        lenient = find_answer(response, kind, markers=markers, choices=question.choices, fallback=True)
+        lenient = find_answer(response, kind, choices=question.choices, fallback=True)
     if lenient is strict:
         return Grade(strict.text, *(marks := _mark(strict, gold, symbolic)), *marks)
     return Grade(lenient.text, *_mark(lenient, gold, symbolic), *_mark(strict, gold, symbolic))

@@ -20,6 +20,6 @@ def apart(text: str, *, opened: bool = False) -> tuple[str, str | None]:
     return answer.lstrip(), thought.strip()
 
 
-def joined(answer: str, thought: str, *, opened: bool = False) -> str:
+def joined(answer: str, thought: str) -> str:
     """Thought and answer as a model writes them, in the form that Qwen3 and DeepSeek-R1 share."""
-    return ("" if opened else f"{OPEN}\n") + f"{thought.strip()}\n{CLOSE}\n\n{answer.lstrip()}"
+    return f"{OPEN}\n{thought.strip()}\n{CLOSE}\n\n{answer.lstrip()}"

@@ -61,7 +61,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def judge(
     trace: Trace,
-    question: Question | None,
+    question: Question,
     *,
     steps: bool = True,
     repair: bool = True,
@@ -81,7 +81,6 @@ def judge(
     """
     if unfit := _unfit(trace, max_words, max_steps, hinted):
         return Verdict(trace.id, unfit[0], trace.final_answer, reason=unfit[1])
-    question = question or Question(trace.question_id, trace.question)
     gold, kind = gold_of(question)
     if gold is not None and gold.value is None and not (symbolic and gold.status == "too_complex"):
         return Verdict(trace.id, "too_complex", reason=f"the gold {question.gold!r} cannot be read as a {kind}")

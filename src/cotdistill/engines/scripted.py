@@ -15,14 +15,13 @@ class ScriptedEngine:
     ``requests`` keeps what was asked.
     """
 
-    def __init__(self, answer: Callable[[str], str], name: str = "scripted") -> None:
+    def __init__(self, answer: Callable[[str], str]) -> None:
         self._answer = answer
-        self._name = name
         self.requests: list[Request] = []
         self.closed = False
 
     def describe(self) -> dict[str, str]:
-        return {"engine": "scripted", "model": self._name, "hash": "", "dtype": ""}
+        return {"engine": "scripted", "model": "scripted", "hash": "", "dtype": ""}
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         for request in requests:

@@ -35,10 +35,9 @@ class TransformersEngine:
     ``batch_size`` is the most rows at a time; long prompts and answers make it fewer, so that they fit the memory.
     """
 
-    def __init__(self, model: Model, *, module: Any = None, name: str = "", batch_size: int = 16) -> None:
+    def __init__(self, model: Model, *, module: Any = None, batch_size: int = 16) -> None:
         self._model = model
         self._module = module if module is not None else model.module
-        self._name = name or model.directory.name
         four_bit = getattr(model.module, "is_loaded_in_4bit", False)
         self._number_format = str(self._module.dtype).removeprefix("torch.")
         self._dtype = self._number_format + (", 4-bit" if four_bit else "")
@@ -49,7 +48,7 @@ class TransformersEngine:
     def describe(self) -> dict[str, str]:
         return {
             "engine": f"transformers {version('transformers')}",
-            "model": self._name,
+            "model": self._model.directory.name,
             "hash": model_hash(self._model.directory),
             "dtype": self._dtype,
         }

@@ -37,6 +37,7 @@ _TOKEN = re.compile(
       | (?P<mark>[^\s\d])""",
     re.VERBOSE | re.IGNORECASE,
 )
+MAX_TOKENS = 4000
 MAX_DIGITS = 30
 MAX_WORDS = 8
 _OPERATOR_WORDS = {"x": "*", "times": "*", "plus": "+", "minus": "-"}
@@ -64,12 +65,12 @@ class Item(msgspec.Struct, frozen=True):
     vague: bool = False
 
 
-def items_of(text: str, limit: int = 4000) -> list[Item]:
-    """The items of plain text, at most ``limit`` tokens of it."""
+def items_of(text: str) -> list[Item]:
+    """The items of plain text, at most ``MAX_TOKENS`` tokens of it."""
     tokens = []
     for match in _TOKEN.finditer(text):
         tokens.append(match)
-        if len(tokens) >= limit:
+        if len(tokens) >= MAX_TOKENS:
             break
     return _Reader(tokens).items()
 

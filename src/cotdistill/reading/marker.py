@@ -28,56 +28,43 @@ MARKERS = (
     "####",
     "\\boxed{}",
 )
-STOPS = ("\nQuestion:", "\nQ:", "\nUser:", "\nHuman:", "\n### Instruction:", "\n\nProblem:", "\n\nExercise:")
 MAX_TRIED = 50  # markers looked at, from the last
 # Behind these, prose is as likely as an answer ("A: Let us think"), so what cannot be read there does not count.
 _SOFT = frozenset(m for m in MARKERS if m not in ("Final Answer:", "\\boxed{}"))
 
 
-def spoken(text: str, stops: tuple[str, ...] = STOPS) -> tuple[str, tuple[str, ...]]:
+def spoken(text: str) -> tuple[str, tuple[str, ...]]:
     """``text`` without thinking and without a run-on, and the flags that say so."""
     if "</think>" in text:
         text = text.rpartition("</think>")[2]
     elif "<think>" in text:
         text = text.partition("<think>")[0]  # never closed: nothing behind it was meant as an answer
-    end = run_on(text, stops)
+    end = run_on(text)
     return (text, ()) if end is None else (text[:end], ("run_on",))
 
 
-def run_on(text: str, stops: tuple[str, ...] = STOPS, start: int = 0) -> int | None:
-    """Where the first of ``stops`` begins, None if there is none. One that begins a line and ends in a colon, such
-    as "\\nQuestion:", is found in any case, indented, emphasised and numbered, too: "\\n**Question 2:**". Behind an
-    answer it needs no colon if it is numbered and alone on its line, and one that begins with a blank line, such as
+def run_on(text: str, start: int = 0) -> int | None:
+    """Where a text goes on with another turn, None if it does not. A line that begins with the name of one and a
+    colon, such as "\\nQuestion:", is found in any case, indented, emphasised and numbered, too: "\\n**Question 2:**".
+    Behind an answer it needs no colon if it is numbered and alone on its line, and a task behind a blank line, such as
     "\\n\\nProblem:", is found only there: a text may tell its own problem first."""
-    anywhere, behind_answer = _stop_patterns(stops)
-    stop = anywhere.search(text, start)
+    stop = _NEXT_TURN.search(text, start)
     end = stop.start() if stop else len(text)
-    if (weak := behind_answer.search(text, start, end)) and (answered := _ANSWERED.search(text, start, end)):
-        weak = behind_answer.search(text, answered.end(), end)
+    if (weak := _BEHIND_ANSWER.search(text, start, end)) and (answered := _ANSWERED.search(text, start, end)):
+        weak = _BEHIND_ANSWER.search(text, answered.end(), end)
         end = weak.start() if weak else end
     return end if end < len(text) else None
 
 
+# All that stops a text begins with a new line, which makes the search quick.
+_LINE = r"\n[ \t>*_#]{0,8}"
+_TURN = rf"{_LINE}(?i:Question|Q|User|Human)"
+_COLON = r"(?:[ ]?[0-9]{1,3})?[ ]?[*_]{0,3}[ ]?[:：]"
+_NEXT_TURN = re.compile(rf"{_TURN}{_COLON}|\n### Instruction:")
+_BEHIND_ANSWER = re.compile(
+    rf"{_TURN}[ ]?[0-9]{{1,3}}[ ]?[*_]{{0,3}}[ \t]*$|\n[ \t]*{_LINE}(?i:Problem|Exercise){_COLON}", re.MULTILINE
+)
 _ANSWERED = re.compile(r"answer[\s*_]{0,4}(?:is(?!\w)|:)|####|\\boxed", re.IGNORECASE)
-
-
-@lru_cache(maxsize=64)
-def _stop_patterns(stops: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What stops a text, and what does behind an answer. All begin with a new line, which makes the search quick."""
-    anywhere, behind_answer = [], []
-    for stop in stops:
-        name = stop.strip(" \n:")
-        heading = rf"\n[ \t>*_#]{{0,8}}(?i:{name})"
-        colon = r"(?:[ ]?[0-9]{1,3})?[ ]?[*_]{0,3}[ ]?[:：]"
-        if stop == f"\n{name}:" and name.isalpha():
-            anywhere.append(heading + colon)
-            behind_answer.append(rf"{heading}[ ]?[0-9]{{1,3}}[ ]?[*_]{{0,3}}[ \t]*$")
-        elif stop == f"\n\n{name}:" and name.isalpha():
-            behind_answer.append(rf"\n[ \t]*{heading}{colon}")
-        else:
-            anywhere.append(re.escape(stop))
-    one, other = (re.compile("|".join(forms) or r"(?!)", re.MULTILINE) for forms in (anywhere, behind_answer))
-    return one, other
 
 
 @lru_cache(maxsize=64)
