@@ -7,7 +7,7 @@ import pytest
 
 from cotdistill.engines.server import Server
 from cotdistill.learning.relation import Tokens, relation
-from cotdistill.plans.forecast import Range, Training, Work, compared, compared_text, forecast, mean, percentile
+from cotdistill.plans.forecast import Range, Training, Work, compared, compared_text, forecast, mean
 from cotdistill.power import expected_changes, needed_questions, power
 from cotdistill.statistics import Paired, decide, mcnemar
 
@@ -58,13 +58,6 @@ def test_the_interval_of_the_mean_holds_the_mean_of_long_tailed_lengths_nine_tim
     draws = [mean([chance.lognormvariate(4, 0.5) for _ in range(24)]) for _ in range(1000)]
     true = 2.718281828 ** (4 + 0.125)
     assert sum(one.low <= true <= one.high for one in draws) >= 900
-
-
-def test_a_percentile_is_a_value_that_occurred():
-    assert percentile(range(1, 101), 0.5) == 50
-    assert percentile(range(1, 101), 0.99) == 99
-    assert percentile([7], 0.99) == 7
-    assert percentile([], 0.5) is None
 
 
 def test_forecast_and_outcome_are_told_together_for_the_stages_that_were_done():

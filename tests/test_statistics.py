@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from cotdistill.statistics import Paired, decide, gap_closed, mcnemar, p_text, paired, wilson
+from cotdistill.statistics import Paired, decide, gap_closed, mcnemar, p_text, paired, percentile, wilson
 
 Z = 1.959963984540054
 
@@ -134,3 +134,10 @@ def test_without_effect_better_is_said_in_at_most_25_of_1000_runs_however_many_a
 )
 def test_p_values_read_well_and_never_round_up_to_the_bar(p: float, text: str) -> None:
     assert p_text(p) == text
+
+
+def test_a_percentile_is_a_value_that_occurred() -> None:
+    assert percentile(range(1, 101), 0.5) == 50
+    assert percentile(range(1, 101), 0.99) == 99
+    assert percentile([7], 0.99) == 7
+    assert percentile([], 0.5) is None

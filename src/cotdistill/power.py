@@ -21,7 +21,7 @@ def expected_changes(base_to_teacher: Paired) -> tuple[float, float]:
     It is taken to answer as the teacher does on ``CLOSED`` of the questions and as its base on the others; base and
     teacher are known from a sample. Half a question is added to the losses, for a small sample may show none.
     """
-    n = base_to_teacher.both + base_to_teacher.only_base + base_to_teacher.only_student + base_to_teacher.neither
+    n = base_to_teacher.n
     return CLOSED * base_to_teacher.only_student / n, CLOSED * (base_to_teacher.only_base + 0.5) / (n + 1)
 
 

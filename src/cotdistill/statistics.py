@@ -33,6 +33,11 @@ class Paired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     neither: int
     p_value: float
 
+    @property
+    def n(self) -> int:
+        """Questions."""
+        return self.both + self.only_base + self.only_student + self.neither
+
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
     """The 95 % score interval, within 0..1, of the share ``correct / n``; ``n`` is at least 1."""
@@ -88,6 +93,12 @@ def gap_closed(base: float, student: float, teacher: float) -> float | None:
     None where the teacher is not above the base: there is no gap then.
     """
     return (student - base) / (teacher - base) if teacher > base else None
+
+
+def percentile(values: Sequence[int], share: float) -> int | None:
+    """The smallest value that at least this share of the values does not exceed; None where there are none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
 def questions_needed(gained: float, lost: float) -> int | None:

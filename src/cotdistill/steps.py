@@ -19,8 +19,8 @@ import msgspec
 
 from cotdistill.reading.claim import Claim, claims_in
 from cotdistill.reading.expression import evaluate
-from cotdistill.reading.item import Exact, Item, words_of
-from cotdistill.reading.units import KNOWN, LENGTHS, singular
+from cotdistill.reading.item import Exact, Item
+from cotdistill.reading.units import KNOWN, LENGTHS, singular, words_of
 
 MAX_CLAIMS = 300
 MAX_ROUNDED = 12  # rounded numbers on a side; more may be off by anything

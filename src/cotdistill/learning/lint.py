@@ -13,7 +13,6 @@ same, because a training with one of them ends well and gives a student that nev
 """
 
 import importlib.util
-import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -25,6 +24,7 @@ from cotdistill.prompt import messages_for
 from cotdistill.settings.evaluate import Evaluate
 from cotdistill.settings.train import Tracker, TrainSettings
 from cotdistill.shown import one_line, visible
+from cotdistill.statistics import percentile
 from cotdistill.template import ChatTemplate
 from cotdistill.thinking import apart
 from cotdistill.verdict import Pair
@@ -84,8 +84,8 @@ def lint(
             doubts.setdefault(doubt, []).append(example.trace_id)
     kept = len(examples.kept)
     warnings = [_where(doubt, ids, kept) for doubt, ids in doubts.items()]
-    lengths = sorted(map(answer_tokens, examples.kept))
-    if (p99 := lengths[math.ceil(0.99 * kept) - 1]) > max_new_tokens:
+    p99 = percentile([*map(answer_tokens, examples.kept)], 0.99)
+    if p99 and p99 > max_new_tokens:
         warnings.append(
             f"one trace in a hundred has {p99} tokens or more, and the evaluation stops after {max_new_tokens}: "
             "the student will be cut off; raise max_new_tokens there"

@@ -19,13 +19,11 @@ from cotdistill.answer_only import STAGE as ANSWER_ONLY_STAGE
 from cotdistill.learning.ladder import MOST, short_of
 from cotdistill.learning.relation import Relation, permitted
 from cotdistill.line_up import UNSEEN, labels
-from cotdistill.plans.forecast import Climbing, Range, Task, Training, Work, mean
+from cotdistill.plans.forecast import NOTHING, Climbing, Range, Task, Training, Work, mean
 from cotdistill.recipe import Recipe
 from cotdistill.settings.evaluate import ANSWER_ONLY
 from cotdistill.settings.objective import TOKEN_LEVEL, Objective
 from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
-
-NONE = Range(0.0, 0.0, 0.0)
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -77,7 +75,7 @@ def budget(recipe: Recipe, sample: Sample, sizes: Sizes) -> list[Task]:
         made += _own_samples(recipe, sample, sizes, objective)
         made.append(_training(recipe, sample, sizes, objective, recipe.train.num_epochs))
     if recipe.evaluate.answer_only:
-        rows = _times(sample.rows, _planned(sample, sizes) * (1 - recipe.train.validation))
+        rows = sample.rows.times(_planned(sample, sizes) * (1 - recipe.train.validation))
         made.append(
             Training(rows, recipe.train.num_epochs, sample.final_lines, sample.forward_pace, ANSWER_ONLY_STAGE)
         )
@@ -119,29 +117,29 @@ def _own_samples(recipe: Recipe, sample: Sample, sizes: Sizes, objective: Object
 def _asked(recipe: Recipe, sample: Sample, sizes: Sizes) -> Range:
     """Questions that the student samples answers to."""
     alone = recipe.train.reject_on_student.alone
-    return Range(*[float(sizes.train)] * 3) if alone else _times(sample.untaught, sizes.train)
+    return Range(*[float(sizes.train)] * 3) if alone else sample.untaught.times(sizes.train)
 
 
 def _training(recipe: Recipe, sample: Sample, sizes: Sizes, objective: Objective, epochs: float) -> Training:
     settings = recipe.train
     left = 1 - settings.validation
-    rows = _times(sample.rows, _planned(sample, sizes) * left)
+    rows = sample.rows.times(_planned(sample, sizes) * left)
     whole = mean(sample.whole)
-    reading = _times(rows.times(whole), sample.forward_pace * sample.teacher_size)
-    lengths, more = sample.whole, NONE
+    reading = rows.times(whole).times(sample.forward_pace * sample.teacher_size)
+    lengths, more = sample.whole, NOTHING
     if objective == "step_by_step":
-        lengths, rows = [*sample.whole, *sample.labels], _times(rows, 2)
+        lengths, rows = [*sample.whole, *sample.labels], rows.times(2)
     elif objective == "offline_kd":
         more = reading
     elif objective == "on_policy":
         own = settings.on_policy
         written = mean([min(tokens, own.max_new_tokens) for tokens in sample.base_answers])
-        writing = _times(rows.times(written), own.student_share * sample.base_pace)
-        more = _times(_sum(reading, writing), epochs)
+        writing = rows.times(written).times(own.student_share * sample.base_pace)
+        more = (reading + writing).times(epochs)
     elif objective == "reject_on_student":
         confirmed = _asked(recipe, sample, sizes).times(sample.right)
-        own_rows = _times(confirmed, settings.reject_on_student.num_samples * left)
-        rows = own_rows if settings.reject_on_student.alone else _sum(rows, own_rows)
+        own_rows = confirmed.times(settings.reject_on_student.num_samples * left)
+        rows = own_rows if settings.reject_on_student.alone else rows + own_rows
     return Training(rows, epochs, lengths, sample.forward_pace, more=more)
 
 
@@ -180,11 +178,3 @@ def _evaluations(recipe: Recipe, sample: Sample, sizes: Sizes, objective: Object
 def _cut(answers: Sequence[int], recipe: Recipe) -> list[int]:
     """Answers as the evaluation cuts them off."""
     return [min(tokens, recipe.evaluate.max_new_tokens) for tokens in answers]
-
-
-def _times(one: Range, factor: float) -> Range:
-    return one.times(Range(factor, factor, factor))
-
-
-def _sum(one: Range, other: Range) -> Range:
-    return Range(one.expected + other.expected, one.low + other.low, one.high + other.high)

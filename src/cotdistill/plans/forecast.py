@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from cotdistill.engines.server import Server
+from cotdistill.statistics import Z
 
 SPEED = (0.7, 1.5)
 """Time against the sample's, for the same tokens."""
@@ -29,8 +30,15 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     low: float
     high: float
 
-    def times(self, other: "Range") -> "Range":
-        return Range(self.expected * other.expected, self.low * other.low, self.high * other.high)
+    def __add__(self, other: "Range") -> "Range":
+        return Range(self.expected + other.expected, self.low + other.low, self.high + other.high)
+
+    def times(self, factor: "Range | float") -> "Range":
+        by = factor if isinstance(factor, Range) else Range(factor, factor, factor)
+        return Range(self.expected * by.expected, self.low * by.low, self.high * by.high)
+
+
+NOTHING = Range(0.0, 0.0, 0.0)
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -55,7 +63,7 @@ class Training(msgspec.Struct, frozen=True):
     lengths: Sequence[int]
     pace: float
     stage: str = "train"
-    more: Range = Range(0.0, 0.0, 0.0)
+    more: Range = NOTHING
 
 
 class Climbing(msgspec.Struct, frozen=True):
@@ -100,9 +108,9 @@ def forecast(tasks: Sequence[Task], server: Server | None, assumptions: Sequence
     money = [stage.money for stage in stages if stage.money]
     return Forecast(
         stages=stages,
-        tokens=_sum([stage.tokens for stage in stages]),
-        seconds=_sum([stage.seconds for stage in stages]),
-        money=_sum(money) if money else None,
+        tokens=sum((stage.tokens for stage in stages), NOTHING),
+        seconds=sum((stage.seconds for stage in stages), NOTHING),
+        money=sum(money, NOTHING) if money else None,
         assumptions=list(assumptions),
     )
 
@@ -120,38 +128,32 @@ def _stage(task: Task, server: Server | None) -> StageForecast:
 def mean(values: Sequence[float]) -> Range:
     """The mean and its 95 % interval; one value alone may be half or twice the mean. 0 for none."""
     if not values:
-        return Range(0.0, 0.0, 0.0)
+        return NOTHING
     middle = sum(values) / len(values)
     if len(values) == 1:
         return Range(middle, middle / 2, middle * 2)
     variance = sum((value - middle) ** 2 for value in values) / (len(values) - 1)
-    half = 1.96 * math.sqrt(variance / len(values))
+    half = Z * math.sqrt(variance / len(values))
     return Range(middle, max(0.0, middle - half), middle + half)
 
 
-def percentile(values: Sequence[int], share: float) -> int | None:
-    """The smallest value that at least this share of the values does not exceed; None where there are none."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
-
-
 def _answering(work: Work, server: Server | None) -> StageForecast:
-    rows = Range(work.rows, work.rows, work.rows)
-    prompts, answers = mean(work.prompts).times(rows), mean(work.answers).times(rows)
+    prompts, answers = mean(work.prompts).times(work.rows), mean(work.answers).times(work.rows)
     money = None
     if server and work.stage.rpartition("/")[2] in ("generate", "teacher"):
-        spent = [server.money(round(getattr(prompts, end)), round(getattr(answers, end))) for end in _ENDS]
+        ends = zip(msgspec.structs.astuple(prompts), msgspec.structs.astuple(answers), strict=True)
+        spent = [server.money(round(prompt), round(answer)) for prompt, answer in ends]
         money = Range(*[end for end in spent if end is not None]) if None not in spent else None
     slow = Range(work.pace, work.pace * SPEED[0], work.pace * SPEED[1])
-    return StageForecast(work.stage, work.rows, _sum([prompts, answers]), answers.times(slow), money)
+    return StageForecast(work.stage, work.rows, prompts + answers, answers.times(slow), money)
 
 
 def _training(training: Training) -> StageForecast:
-    tokens = mean(training.lengths).times(training.rows).times(Range(*[training.epochs] * 3))
+    tokens = mean(training.lengths).times(training.rows).times(training.epochs)
     low, expected, high = (training.pace * factor for factor in TRAINING)
     seconds = tokens.times(Range(expected, low * SPEED[0], high * SPEED[1]))
     more = training.more.times(Range(1.0, *SPEED))
-    return StageForecast(training.stage, round(training.rows.expected), tokens, _sum([seconds, more]))
+    return StageForecast(training.stage, round(training.rows.expected), tokens, seconds + more)
 
 
 def _climbing(ladder: Climbing) -> StageForecast:
@@ -170,7 +172,7 @@ def _climbing(ladder: Climbing) -> StageForecast:
         )
         times = Range(*(1.0 + len(short) + extra for extra in (count, fewest, count)))
         own = [pick(_answering(one, None)) for one in ladder.own]
-        return _sum([*map(pick, short), whole, pick(asked).times(times), *own])
+        return sum([*map(pick, short), whole, pick(asked).times(times), *own], NOTHING)
 
     return StageForecast(ladder.stage, rows, all_of(lambda one: one.tokens), all_of(lambda one: one.seconds))
 
@@ -222,10 +224,3 @@ def count_text(tokens: Range) -> str:
 
 def _unit(seconds: float) -> tuple[int, str]:
     return next((found for found in ((3600, "h"), (60, "min")) if seconds >= found[0]), (1, "s"))
-
-
-_ENDS = ("expected", "low", "high")
-
-
-def _sum(ranges: Sequence[Range]) -> Range:
-    return Range(*(sum(getattr(one, end) for one in ranges) for end in _ENDS))

@@ -17,11 +17,11 @@ import msgspec
 
 from cotdistill.errors import DataError
 from cotdistill.learning.relation import Relation, permitted
-from cotdistill.plans.forecast import Forecast, Range, count_text, percentile, seconds_text
+from cotdistill.plans.forecast import Forecast, Range, count_text, seconds_text
 from cotdistill.power import CLOSED, POWER, expected_changes, needed_questions, power
 from cotdistill.question import Question
 from cotdistill.shown import percent
-from cotdistill.statistics import paired, wilson
+from cotdistill.statistics import paired, percentile, wilson
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Verdict
 

@@ -16,9 +16,9 @@ import msgspec
 
 from cotdistill.reading.doubt import strange
 from cotdistill.reading.expression import evaluate
-from cotdistill.reading.item import Item, items_of, words_of
+from cotdistill.reading.item import Item, items_of
 from cotdistill.reading.plain import plain
-from cotdistill.reading.units import KNOWN, PARTS
+from cotdistill.reading.units import KNOWN, PARTS, words_of
 
 MAX_TEXT = 20_000
 _ANNOTATION = re.compile(r"<<([^<>\n]{1,200})>>")

@@ -11,13 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from cotdistill.reading.units import KNOWN, LENGTHS
-
-
-def words_of(text: str) -> frozenset[str]:
-    """A set of words, written as one string."""
-    return frozenset(text.split())
-
+from cotdistill.reading.units import KNOWN, LENGTHS, words_of
 
 Exact: TypeAlias = int | Fraction  # whole numbers stay int, which is many times faster
 

@@ -8,7 +8,8 @@ Measures are known by name and by abbreviation; any other noun is its own unit, 
 import re
 
 
-def _words(text: str) -> frozenset[str]:
+def words_of(text: str) -> frozenset[str]:
+    """A set of words, written as one string."""
     return frozenset(text.split())
 
 
@@ -30,7 +31,7 @@ _SPELLINGS = {
 KNOWN = {word: unit for unit, words in _SPELLINGS.items() for word in (*words.split(), unit)}
 _SCALES = frozenset({"c", "f", "celsius", "fahrenheit"})  # only after "degree"
 LENGTHS = frozenset({"km", "m", "cm", "mm", "mile", "foot", "inch", "yard"})
-_STOP = _words(
+_STOP = words_of(
     "in of on at to for from by with and or is are was were be been has have had left remaining total altogether "
     "a an per each every more less the that which who because since so than after before when if will would can as "
     "then remain remains now today still combined again only overall they he she it there respectively approximately"

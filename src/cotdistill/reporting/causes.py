@@ -145,7 +145,7 @@ def _of_training(evidence: Evidence) -> Iterator[Cause]:
 
 def _of_numbers(pair: Paired) -> list[Cause]:
     """Where the student is ahead, how many questions it would take to show it."""
-    n = pair.both + pair.only_base + pair.only_student + pair.neither
+    n = pair.n
     needed = questions_needed(pair.only_student / n, pair.only_base / n)
     if pair.only_student <= pair.only_base or needed is None or needed <= n:
         return []

@@ -106,7 +106,7 @@ class Histogram(msgspec.Struct, frozen=True):
 
 def flow(pair: Paired) -> Flow:
     """Base to student: right stays right, gained, lost, and wrong stays wrong."""
-    total = max(1, pair.both + pair.only_base + pair.only_student + pair.neither)
+    total = max(1, pair.n)
     scale = (FLOW_HEIGHT - FLOW_GAP) / total
     before = _sides(pair.both + pair.only_base, pair.only_student + pair.neither, scale)
     after = _sides(pair.both + pair.only_student, pair.only_base + pair.neither, scale)
