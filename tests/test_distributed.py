@@ -152,13 +152,13 @@ def alone(project: Path) -> Path:
     [(1, 4, 4, (4, 4)), (2, 4, 4, (4, 2)), (8, 4, 4, (2, 1)), (16, 4, 4, (1, 1)), (3, 4, 6, (4, 2)), (4, 6, 2, (3, 1))],
 )
 def test_all_processes_together_make_the_step_of_one(size, batch, accumulation, each):
-    assert Ranks(0, size).share(batch, accumulation) == each
+    assert Ranks(0, size).per_process_batch(batch, accumulation) == each
 
 
 @pytest.mark.parametrize("size", [3, 32])
 def test_a_step_that_does_not_divide_is_refused_with_one_that_does(size):
     with pytest.raises(UsageError, match=f"{size} processes.*as {18 if size == 3 else 32} rows would"):
-        Ranks(0, size).share(4, 4)
+        Ranks(0, size).per_process_batch(4, 4)
 
 
 def test_the_rank_comes_from_the_launcher_and_nonsense_is_refused(monkeypatch):

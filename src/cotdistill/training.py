@@ -84,7 +84,7 @@ def train(
     if not any(map(answer_tokens, examples)):
         raise TrainingError("no example has an answer token to learn from")
     ranks = here()
-    batch_size, accumulation = ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
+    batch_size, accumulation = ranks.per_process_batch(settings.batch_size, settings.gradient_accumulation_steps)
     if placement.device == "cpu":
         give_back()
     set_seed(settings.seed)
@@ -119,7 +119,7 @@ def train(
             callback.logging_dir = callback.logging_dir or str(output_dir / "logs")
     start = time.monotonic()
     resumed = newest(checkpoints, run) if ranks.first else None
-    step = ranks.told(int(resumed.name.rpartition("-")[2]) if resumed else 0)
+    step = ranks.broadcast(int(resumed.name.rpartition("-")[2]) if resumed else 0)
     if step:
         log.info("going on from step %d", step)
         # accelerate tells the epoch to the sampler of every loader but the sharded one that skips what was done.

@@ -59,7 +59,7 @@ class Best(TrainerCallback):
         # Not at the end of the epoch: the checkpoint of this step is written before that, and is to hold this.
         if state.global_step % self._per_epoch and state.global_step != state.max_steps:
             return
-        nats = here().told(round(self._measure(model) * 1e6)) / 1e6
+        nats = here().broadcast(round(self._measure(model) * 1e6)) / 1e6
         self.history.append((state.global_step, nats))
         due = control.should_log
         self.log({"eval_loss": nats})

@@ -98,11 +98,11 @@ class Ranks(msgspec.Struct, frozen=True):
         time.sleep(GRACE)
         raise SystemExit(codes[speaker])
 
-    def told(self, value: int) -> int:
+    def broadcast(self, value: int) -> int:
         """The first rank's value, in every process."""
         return self._gather(value)[0] if self.size > 1 else value
 
-    def shared(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """What each process has, in all of them, in the order of their ranks."""
         if self.size == 1:
             return [value]
@@ -112,7 +112,7 @@ class Ranks(msgspec.Struct, frozen=True):
             values: list[T] = gather_object([value])
         return values
 
-    def alike(self, digest: str) -> None:
+    def check_same(self, digest: str) -> None:
         """Raises ``SetupError`` where another process computed another digest (hex) of what it is to work on, as it
         does when a node sees other files."""
         others = self._gather(int(digest[:15], 16)) if self.size > 1 else []
@@ -141,7 +141,7 @@ class Ranks(msgspec.Struct, frozen=True):
                     "report says why, and the same command goes on from the last checkpoint"
                 ) from error
 
-    def share(self, batch_size: int, accumulation: int) -> tuple[int, int]:
+    def per_process_batch(self, batch_size: int, accumulation: int) -> tuple[int, int]:
         """Rows computed together and accumulation in each process, so that all of them together make the optimizer
         step of one process with ``batch_size`` and ``accumulation``: 2 processes, 4 x 4 rows -> 4 x 2 each.
 

@@ -68,7 +68,7 @@ def stored_scores(
         with ranks.together():  # what another training added while the first process waited
             index, stored = _read(path, teacher, k)
         owed = [row for hashed, row in hashes.items() if hashed not in index.rows]
-        ranks.alike(digest([row_hash(row) for row in owed]))
+        ranks.check_same(digest([row_hash(row) for row in owed]))
         show(len(rows) - len(owed))
         opened: Scorer | None = None
         if owed:
@@ -79,7 +79,7 @@ def stored_scores(
                 opened = opened or open_teacher(index.k)
                 mine = _scored(opened, part[ranks.rank :: ranks.size], show)
             show(len(part) - len(mine))
-            shares = ranks.shared(mine)
+            shares = ranks.all_gather(mine)
             scored = [shares[place % ranks.size][place // ranks.size] for place in range(len(part))]
             with ranks.together():
                 index, stored = _write(path, index, stored, part, scored, keep=ranks.first)

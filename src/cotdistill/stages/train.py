@@ -67,7 +67,7 @@ def run_train(
         refuse_alone(settings.objective)
         if not pairs:
             raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
-        ranks.share(settings.batch_size, settings.gradient_accumulation_steps)
+        ranks.per_process_batch(settings.batch_size, settings.gradient_accumulation_steps)
         check_packages(settings)
         if settings.objective == "on_policy":
             _refuse_sharded()
@@ -94,8 +94,8 @@ def run_train(
         claimed |= {"few_shot": shots_hash(shots)} if teacher and shots else {}
         if ranks.first:
             manifest.claim(stage, claimed, overwrite=overwrite, files=[output_dir], holds="directory")
-    ranks.alike(digest(claimed))
-    if ranks.told(manifest.done(stage)):
+    ranks.check_same(digest(claimed))
+    if ranks.broadcast(manifest.done(stage)):
         log.info("%s: already trained", output_dir)
         return manifest.facts(stage)
 
