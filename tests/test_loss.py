@@ -142,7 +142,7 @@ def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(monkeypatch):
     assert way_of(choose(model.module, rows, model.template.pad_id, pack=False)) == WAYS[1]
     monkeypatch.setattr(teacher_scores, "choose", lambda *given, **more: choose(*given, **{**more, "pack": False}))
     teacher = Teacher(model, range(len(model.tokenizer)), 5, shown)
-    assert teacher._beginning
+    assert teacher._prefix
 
 
 @pytest.mark.parametrize("chunked", [True, False])

@@ -53,4 +53,4 @@ def test_a_teacher_that_is_sure_is_read_from_the_beginning_of_its_prompts_on(sur
     model = load_model(sure, BF16)
     rows = make_examples(model, 4)
     teacher = teacher_scores.Teacher(model, range(len(model.tokenizer)), 5, rows)
-    assert teacher._beginning
+    assert teacher._prefix

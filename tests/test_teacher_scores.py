@@ -79,7 +79,7 @@ def test_a_model_that_keeps_a_window_only_reads_every_row_whole(tmp_path):
     model = on_cpu(make_windowed(tmp_path))
     rows = [asked_with([*SHOWN, *row.input_ids[: row.prompt_length]], row) for row in make_examples(model, 4)]
     teacher = opened(tmp_path, rows)
-    assert teacher._beginning is None
+    assert teacher._prefix is None
     for row, found in zip(rows, teacher.score(rows), strict=True):
         assert torch.equal(found.ids.long(), wanted(model.module, row).indices)
 

@@ -17,7 +17,7 @@ from cotdistill.engines import Message, Request, Sampling, paged, transformers_e
 from cotdistill.engines.draw import Draw
 from cotdistill.engines.growing_batch import Row
 from cotdistill.engines.room import Room, free_memory, token_bytes
-from cotdistill.engines.shared_beginning import common_length
+from cotdistill.engines.shared_prefix import common_length
 from cotdistill.engines.transformers_engine import TransformersEngine
 from cotdistill.identity import model_hash
 
@@ -214,7 +214,7 @@ def test_samples_of_one_question_compute_its_prompt_once(loud):
     assert max(rows for rows, columns in sizes if columns > 1) == 2
 
 
-def test_a_model_that_answers_otherwise_from_a_shared_beginning_computes_every_prompt(loud, monkeypatch):
+def test_a_model_that_answers_otherwise_from_a_shared_prefix_computes_every_prompt(loud, monkeypatch):
     asked = requests(4)
     expected = texts(TransformersEngine(loud, batch_size=4), asked)
     generate = TransformersEngine._generate

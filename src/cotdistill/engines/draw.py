@@ -14,10 +14,10 @@ from transformers import LogitsProcessor
 
 class Draw(LogitsProcessor):
     """For a greedy ``generate``: leaves one token of each row possible, drawn from softmax(scores / temperature)
-    among the likeliest tokens that hold ``top_p`` of it. ``chances`` are in the order of the rows."""
+    among the likeliest tokens that hold ``top_p`` of it. ``rngs`` are in the order of the rows."""
 
-    def __init__(self, chances: Sequence[random.Random], temperature: float, top_p: float) -> None:
-        self._chances = chances
+    def __init__(self, rngs: Sequence[random.Random], temperature: float, top_p: float) -> None:
+        self._rngs = rngs
         self._temperature = temperature
         self._top_p = top_p
 
@@ -31,7 +31,7 @@ class Draw(LogitsProcessor):
             shares = shares.where(shares.cumsum(dim=-1) - shares < self._top_p, 0.0)
         upto = shares.cumsum(dim=-1)
         # Below 1, so that what is sought lies below the last sum and its token has a share of its own.
-        at = torch.tensor([[chance.random()] for chance in self._chances], dtype=torch.double, device=shares.device)
+        at = torch.tensor([[rng.random()] for rng in self._rngs], dtype=torch.double, device=shares.device)
         token = torch.searchsorted(upto, at * upto[:, -1:], right=True).clamp_max(scores.shape[1] - 1)
         if order is not None:
             token = order.gather(1, token)

@@ -3,7 +3,7 @@
     ids    [ . . s y s t e m . q u e s t i o n a n s ]      . is padding: mask 0
            [ s y s t e m . . . . . q u e s t a n s w ]      keys and values of all but the last column are kept
 
-Rows are padded on the left, and once more behind a beginning that they share with others.
+Rows are padded on the left, and once more behind a prefix that they share with others.
 """
 
 import random
@@ -23,11 +23,11 @@ SEGMENT = 16
 @dataclass
 class Row:
     """A prompt and what has been written after it, at most ``limit`` ids, or the ``error`` that came instead.
-    ``chance`` draws the ids where they are sampled."""
+    ``rng`` draws the ids where they are sampled."""
 
     prompt: list[int]
     limit: int
-    chance: random.Random | None = None
+    rng: random.Random | None = None
     written: list[int] = field(default_factory=list)
     error: str | None = None
 

@@ -1,6 +1,6 @@
 """Paged: transformers' continuous batching writes the rows, for models on a CUDA GPU.
 
-It keeps keys and values in pages, computes a beginning that prompts share once (whole pages of it), lets rows join and
+It keeps keys and values in pages, computes a prefix that prompts share once (whole pages of it), lets rows join and
 leave at every token and replays CUDA graphs. Written for transformers 5.24. Tested on a CPU, where its answers are
 those of ``GrowingBatch``; it has not run on a GPU. Samples are drawn from one stream of random numbers, so they depend
 on what runs beside them.

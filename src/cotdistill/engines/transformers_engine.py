@@ -18,7 +18,7 @@ from cotdistill.engines import Completion, Finish, Request, Sampling, paged
 from cotdistill.engines.draw import Draw
 from cotdistill.engines.growing_batch import SEGMENT, GrowingBatch, Row, is_plain, roomy
 from cotdistill.engines.room import Room
-from cotdistill.engines.shared_beginning import SharedBeginning, holds, share
+from cotdistill.engines.shared_prefix import SharedPrefix, holds, share
 from cotdistill.identity import model_hash
 from cotdistill.model import Model
 
@@ -43,7 +43,7 @@ class TransformersEngine:
         self._dtype = self._number_format + (", 4-bit" if four_bit else "")
         self._batch_size = batch_size
         self._stops = set(model.template.stop_ids)
-        self._shares: bool | None = None  # whether the model takes shared beginnings; None: not tried
+        self._shares: bool | None = None  # whether the model takes shared prefixes; None: not tried
 
     def describe(self) -> dict[str, str]:
         return {
@@ -95,8 +95,8 @@ class TransformersEngine:
         requests = {id(row): request for row, (request, _) in zip(rows, fits, strict=True)}
         answered = self._paged(rows, sampling) if paged.is_for(self._module) else None
         if answered is None:
-            beginning = self._beginning([row.prompt for row in rows])
-            answered = self._written(rows, sampling, Room.of(self._module, self._batch_size), beginning)
+            prefix = self._prefix([row.prompt for row in rows])
+            answered = self._written(rows, sampling, Room.of(self._module, self._batch_size), prefix)
         while (ended := next(answered, None)) is not None:
             seconds = (time.monotonic() - start) / len(ended)
             for row in ended:
@@ -113,19 +113,19 @@ class TransformersEngine:
         return paged.written(manager, rows) if manager else None
 
     @torch.inference_mode()
-    def _beginning(self, prompts: list[list[int]]) -> SharedBeginning | None:
+    def _prefix(self, prompts: list[list[int]]) -> SharedPrefix | None:
         if self._shares is False:
             return None
-        beginning = share(prompts, self._generate, self._device)
-        if beginning is None:
+        prefix = share(prompts, self._generate, self._device)
+        if prefix is None:
             return None
         if self._shares is None:
             fill = self._model.template.pad_id
-            self._shares = holds(beginning, prompts[0], self._generate, fill, self._device, self._number_format)
-        return beginning if self._shares else None
+            self._shares = holds(prefix, prompts[0], self._generate, fill, self._device, self._number_format)
+        return prefix if self._shares else None
 
     def _written(
-        self, rows: Sequence[Row], sampling: Sampling, room: Room, beginning: SharedBeginning | None
+        self, rows: Sequence[Row], sampling: Sampling, room: Room, prefix: SharedPrefix | None
     ) -> Iterator[list[Row]]:
         """Write every row, and yield those that have ended, as they end. ``rows`` are in the order of their length."""
         todo = list(rows)[::-1]
@@ -133,9 +133,9 @@ class TransformersEngine:
         while todo or batch:
             free = room.free(batch, todo)
             if not batch:
-                batch = self._opened([todo.pop() for _ in range(free)], beginning)
+                batch = self._opened([todo.pop() for _ in range(free)], prefix)
             elif free and is_plain(batch.cache) and free * REFILL >= min(len(todo), free + len(batch.rows)):
-                self._join(batch, self._opened([todo.pop() for _ in range(free)], beginning))
+                self._join(batch, self._opened([todo.pop() for _ in range(free)], prefix))
             ended = self._segment(batch, sampling)
             if not batch.rows:
                 batch = None
@@ -147,9 +147,9 @@ class TransformersEngine:
         batch.join(new, self._model.template.pad_id)
 
     @torch.inference_mode()
-    def _opened(self, rows: list[Row], beginning: SharedBeginning | None) -> GrowingBatch:
+    def _opened(self, rows: list[Row], prefix: SharedPrefix | None) -> GrowingBatch:
         """A batch of these rows, whose prompts are computed but for their last token; equal ones once."""
-        shared = beginning.ids if beginning else []
+        shared = prefix.ids if prefix else []
         different = [list(same) for _, same in groupby(rows, key=lambda row: row.prompt)]
         prompts = [same[0].prompt for same in different]
         longest = max(map(len, prompts))
@@ -161,7 +161,7 @@ class TransformersEngine:
                 values[at, longest - len(rest) :] = torch.tensor(filled)
             ids[at, : len(shared)], mask[at, : len(shared)] = torch.tensor(shared), 1
         ids, mask = ids.to(self._device), mask.to(self._device)
-        cache = beginning.cache(len(prompts)) if beginning else None
+        cache = prefix.cache(len(prompts)) if prefix else None
         if longest - 1 > len(shared):
             cache = self._generate(ids[:, :-1], mask[:, :-1], cache).cache
         batch = GrowingBatch([same[0] for same in different], ids, mask, cache)
@@ -174,8 +174,8 @@ class TransformersEngine:
     def _segment(self, batch: GrowingBatch, sampling: Sampling) -> list[Row]:
         """Write at most ``SEGMENT`` tokens to each row of ``batch``; the rows that have ended leave it."""
         length = min(SEGMENT, max(row.limit - len(row.written) for row in batch.rows))
-        chances = [row.chance for row in batch.rows if row.chance is not None]
-        draw = Draw(chances, sampling.temperature, sampling.top_p) if chances else None
+        rngs = [row.rng for row in batch.rows if row.rng is not None]
+        draw = Draw(rngs, sampling.temperature, sampling.top_p) if rngs else None
         output = self._generate(batch.ids, batch.mask, roomy(batch.cache), length=length, draw=draw)
         new = output.sequences[:, batch.width :]
         batch.ids, batch.cache = output.sequences, output.cache

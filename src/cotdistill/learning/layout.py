@@ -53,7 +53,7 @@ def pad(examples: Sequence[Example], pad_id: int) -> Batch:
 
 
 def pack(examples: Sequence[Example]) -> Batch:
-    """All rows in one line, shared beginnings once. What predicts an answer token is never shared: the answers of
+    """All rows in one line, shared prefixes once. What predicts an answer token is never shared: the answers of
     two rows may begin differently."""
     ids: list[int] = []
     positions: list[int] = []

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch.nn.functional import cross_entropy
 
-from cotdistill.engines.shared_beginning import SharedBeginning
+from cotdistill.engines.shared_prefix import SharedPrefix
 from cotdistill.errors import TrainingError
 from cotdistill.example import IGNORE, Example, after
 from cotdistill.learning.chunked import Term, each, nll
@@ -41,17 +41,17 @@ SHORT_BIAS = 0.05
 
 class AnswerLoss:
     """The loss of rows under ``module``, peft's model or one without an adapter, in the way that was chosen for it:
-    ``with loss: ...``. All rows go on from ``beginning``, whose ids they then lack."""
+    ``with loss: ...``. All rows go on from ``prefix``, whose ids they then lack."""
 
     def __init__(
-        self, module: Any, pad_id: int, *, packed: bool, chunked: bool, beginning: SharedBeginning | None = None
+        self, module: Any, pad_id: int, *, packed: bool, chunked: bool, prefix: SharedPrefix | None = None
     ) -> None:
         self._base = _base(module)
         self._head = self._base.get_output_embeddings()
         self._pad_id = pad_id
         self._packed = packed
         self._chunked = chunked
-        self._beginning = beginning
+        self._prefix = prefix
         self._own_attention = self._base.config._attn_implementation
         self._fused: list[Any] = []
 
@@ -120,7 +120,7 @@ class AnswerLoss:
         device = self.device
         batch = pack(examples) if self._packed else pad(examples, self._pad_id)
         if batch.rows:
-            LINE.lay(batch.rows, len(self._beginning.ids) if self._beginning else 0)
+            LINE.lay(batch.rows, len(self._prefix.ids) if self._prefix else 0)
         picked = batch.targets != IGNORE
         targets = batch.targets[picked]
 
@@ -132,7 +132,7 @@ class AnswerLoss:
             return project(hidden[picked.to(hidden.device)].to(there), targets.to(there))
 
         with _instead(self._head, at_answers):
-            values = _forward(model, batch, device, self._beginning)[0]
+            values = _forward(model, batch, device, self._prefix)[0]
         return values.float(), targets.to(values.device)  # FSDP rounds whatever leaves a model
 
     def _nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -144,13 +144,13 @@ class AnswerLoss:
 
 
 def choose(
-    module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool, beginning: SharedBeginning | None = None
+    module: Any, examples: Sequence[Example], pad_id: int, *, pack: bool, prefix: SharedPrefix | None = None
 ) -> AnswerLoss:
     """The most sparing loss that agrees with the model's own logits on the two shortest rows. They are given whole;
-    ``beginning`` is cut off here. Raises ``TrainingError`` where none agrees, or a part of the model lies in main
+    ``prefix`` is cut off here. Raises ``TrainingError`` where none agrees, or a part of the model lies in main
     memory because the GPU has no room."""
     rows = ordered(sorted(examples, key=lambda example: len(example.input_ids))[:2])
-    given = [after(row, len(beginning.ids)) for row in rows] if beginning else rows
+    given = [after(row, len(prefix.ids)) for row in rows] if prefix else rows
     head = _base(module).get_output_embeddings()
     if any(parameter.is_meta for parameter in module.parameters()):
         raise TrainingError("the model is too large for the GPU: take 4-bit, more GPUs or a smaller model")
@@ -162,7 +162,7 @@ def choose(
         for packed, chunked in ((True, True), (False, True), (False, False)):
             if (packed and not pack) or (chunked and not frozen):
                 continue
-            loss = AnswerLoss(module, pad_id, packed=packed, chunked=chunked, beginning=beginning)
+            loss = AnswerLoss(module, pad_id, packed=packed, chunked=chunked, prefix=prefix)
             try:
                 with loss:
                     found = loss.tokens(module, given)
@@ -216,10 +216,10 @@ def _own_loss(module: Any, example: Example, device: torch.device) -> torch.Tens
 
 
 def _forward(
-    model: Any, batch: Batch, device: torch.device, beginning: SharedBeginning | None = None
+    model: Any, batch: Batch, device: torch.device, prefix: SharedPrefix | None = None
 ) -> torch.Tensor:
     mask = None if batch.mask is None else batch.mask.to(device)
-    before, kept = (len(beginning.ids), {"cache": beginning.cache(len(batch.ids))}) if beginning else (0, {})
+    before, kept = (len(prefix.ids), {"cache": prefix.cache(len(batch.ids))}) if prefix else (0, {})
     if mask is not None:
         mask = torch.cat([mask.new_ones(len(mask), before), mask], dim=1)
     output = model(

@@ -52,11 +52,11 @@ class OnPolicy(Terms):
         """The same rows, some with an answer that the student writes now; the teacher has scored all of them. What is
         drawn depends on the seed, the step and the process alone, so a training that is gone on with draws the same.
         Blank rows, which fill up the step of several processes, stay blank."""
-        chance = random.Random(f"{self._seed} {step} {here().rank}")
+        rng = random.Random(f"{self._seed} {step} {here().rank}")
         share = self._settings.student_share
-        drawn = [i for i, row in enumerate(rows) if chance.random() < share and answer_tokens(row)]
+        drawn = [i for i, row in enumerate(rows) if rng.random() < share and answer_tokens(row)]
         with here().together():
-            answers = self._write([rows[i] for i in drawn], step, chance.getrandbits(63))
+            answers = self._write([rows[i] for i in drawn], step, rng.getrandbits(63))
             written = dict(zip(drawn, answers, strict=True))
             now = [written.get(i, row) for i, row in enumerate(rows)]
             taught = [row for row in now if answer_tokens(row)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from cotdistill.engines.shared_beginning import SharedBeginning, share
+from cotdistill.engines.shared_prefix import SharedPrefix, share
 from cotdistill.errors import TrainingError
 from cotdistill.example import Example, after, answer_tokens
 from cotdistill.learning.layout import ordered
@@ -80,7 +80,7 @@ class Teacher:
         self._loss: AnswerLoss = choose(
             self._module, examples, model.template.pad_id, pack=self._module.device.type == "cpu"
         )
-        self._beginning, self._going_on = self._begun(examples, model.template.pad_id)
+        self._prefix, self._going_on = self._begun(examples, model.template.pad_id)
         self._barred = torch.ones(model.module.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         self._barred[sorted(self.readable)] = False
         self._barred = self._barred.to(self._loss.device)
@@ -96,13 +96,13 @@ class Teacher:
                     f"{row.trace_id} has {len(row.input_ids)} tokens with the teacher's prompt, the teacher's context "
                     f"{self.context}; lower --max_length, or show fewer worked examples"
                 )
-        begun = self._beginning
+        begun = self._prefix
         if begun and all(begun.begins(row.input_ids[: row.prompt_length]) for row in rows):
             return self._scores(self._going_on, [after(row, len(begun.ids)) for row in rows])
         return self._scores(self._loss, rows)
 
     @torch.no_grad()
-    def _begun(self, examples: Sequence[Example], pad_id: int) -> tuple[SharedBeginning | None, AnswerLoss]:
+    def _begun(self, examples: Sequence[Example], pad_id: int) -> tuple[SharedPrefix | None, AnswerLoss]:
         """What all prompts begin with, and the loss of what comes after; none where the model's cache is no plain one
         or its answers are others from there on."""
 
@@ -110,12 +110,12 @@ class Teacher:
             return self._module(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1)
 
         prompts = [row.input_ids[: row.prompt_length] for row in examples]
-        beginning = share(prompts, read, self._loss.device)
-        if beginning is None:
+        prefix = share(prompts, read, self._loss.device)
+        if prefix is None:
             return None, self._loss
         try:
-            return beginning, choose(
-                self._module, examples, pad_id, pack=self._loss.packed, beginning=beginning
+            return prefix, choose(
+                self._module, examples, pad_id, pack=self._loss.packed, prefix=prefix
             )
         except TrainingError:
             log.info("the teacher reads what prompts begin with for each row")
