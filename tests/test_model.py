@@ -37,7 +37,7 @@ def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_the_context_of_a_model_of_several_senses_is_that_of_its_text(copy):
+def test_the_context_of_a_multimodal_model_is_that_of_its_text(copy):
     Gemma3Config(text_config={"max_position_embeddings": 77}).save_pretrained(copy)
     assert context_of(read_config(copy)) == 77
     pairs = [("a#0", Question("a", "What is 1 + 1?"), "x" * 200)]

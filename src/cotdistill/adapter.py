@@ -16,12 +16,12 @@ from cotdistill.card import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, AdapterCard, 
 from cotdistill.errors import SetupError
 from cotdistill.identity import model_hash
 from cotdistill.learning.ranks import here
-from cotdistill.model import OTHER_SENSES, Model, linear_names
+from cotdistill.model import OTHER_MODALITIES, Model, linear_names
 from cotdistill.settings.lora import Lora
 from cotdistill.storage.disk import write_atomic
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
-FUSED = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+EXPERT_LAYERS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
 def choose_targets(module: torch.nn.Module, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
@@ -32,7 +32,7 @@ def choose_targets(module: torch.nn.Module, wanted: tuple[str, ...]) -> tuple[tu
     """
     have = linear_names(module)
     if not wanted and any(name.endswith("gate_up_proj") and p.dim() == 3 for name, p in module.named_parameters()):
-        have = [name for name in have if name not in FUSED]  # peft takes these names for the experts' matrices
+        have = [name for name in have if name not in EXPERT_LAYERS]  # peft takes these names for the experts' matrices
     if wanted:
         missing = sorted(set(wanted) - set(have))
         if missing:
@@ -56,13 +56,13 @@ def attach(model: Model, lora: Lora, *, gradient_checkpointing: bool = False) ->
     module = model.module
     if getattr(module, "is_loaded_in_4bit", False):
         module = prepare_model_for_kbit_training(module, use_gradient_checkpointing=gradient_checkpointing)
-    others = any(re.fullmatch(OTHER_SENSES, name) for name, _ in module.named_modules())
+    others = any(re.fullmatch(OTHER_MODALITIES, name) for name, _ in module.named_modules())
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(targets),
-        exclude_modules=OTHER_SENSES if others else None,
+        exclude_modules=OTHER_MODALITIES if others else None,
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
         task_type="CAUSAL_LM",

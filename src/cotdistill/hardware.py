@@ -23,9 +23,9 @@ class Placement(msgspec.Struct, frozen=True):
 
     def sentence(self) -> str:
         """What the user is told before the model loads."""
-        return f"{self.device}, {self.numbers()}"
+        return f"{self.device}, {self.precision()}"
 
-    def numbers(self) -> str:
+    def precision(self) -> str:
         """What the model computes with: ``float32, not 4-bit``."""
         return f"4-bit NF4, computing in {self.dtype}" if self.four_bit else f"{self.dtype}, not 4-bit"
 

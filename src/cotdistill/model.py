@@ -113,7 +113,7 @@ def read_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def context_of(config: Any) -> int:
-    """The most tokens a model can attend to; a model of several senses says it of its text."""
+    """The most tokens a model can attend to; a multimodal model says it of its text."""
     return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 20)
 
 
@@ -159,7 +159,7 @@ def _conversion_hint(path: Path) -> str:
     )
 
 
-OTHER_SENSES = r"(.*\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)(\..*)?"
+OTHER_MODALITIES = r"(.*\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)(\..*)?"
 """Names of layers that text never passes."""
 ROUTERS = frozenset({"router", "gate", "shared_expert_gate"})
 
@@ -172,6 +172,6 @@ def linear_names(module: Any) -> list[str]:
         name.rsplit(".", 1)[-1]
         for name, layer in module.named_modules()
         if layer is not head and (isinstance(layer, torch.nn.Linear) or type(layer).__name__ == "Conv1D")
-        and not re.fullmatch(OTHER_SENSES, name)
+        and not re.fullmatch(OTHER_MODALITIES, name)
     }  # fmt: skip
     return sorted(names - ROUTERS)

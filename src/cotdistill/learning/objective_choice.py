@@ -70,7 +70,7 @@ def open_objective(
         )  # fmt: skip
     with Bar("teacher's scores", len(rows), quiet=quiet or not here().first) as bar:
         k = settings.top_k("offline_kd")
-        of = teacher.scores_id() if teacher.server else f"{teacher.scores_id()}, {placement.numbers()}"
+        of = teacher.scores_id() if teacher.server else f"{teacher.scores_id()}, {placement.precision()}"
         scores = stored_scores(teacher.scores, read, of, k, opened, lambda rows: bar.step(by=rows))
     return partial(OfflineKd, scores=lambda row: scores(shown(row)), weight=settings.offline_kd.weight)
 

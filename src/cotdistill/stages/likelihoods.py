@@ -48,7 +48,7 @@ def run_likelihoods(
     from cotdistill.model import load_model
 
     placement = place(load_in_4bit)
-    engine = f"transformers, {placement.numbers()}"
+    engine = f"transformers, {placement.precision()}"
     claimed = {
         "student": identify(student, gguf=False),
         "system_prompt": system_prompt,

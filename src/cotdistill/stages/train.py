@@ -122,7 +122,7 @@ def run_train(
             found.stop()
             for warning in found.warnings:
                 log.warning("%s", warning)
-            manifest.begin(stage, engine=f"transformers, {placement.numbers()}")
+            manifest.begin(stage, engine=f"transformers, {placement.precision()}")
     if lesson.examples.too_long:
         log.warning("%d examples exceed %d tokens and were left out", len(lesson.examples.too_long), max_length)
     questions = {question.id: question for _, question, _ in pairs} if teacher else {}
