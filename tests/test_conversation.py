@@ -7,7 +7,7 @@ import pytest
 
 from conftest import on_cpu, teach
 from cotdistill.adapter import load_adapter
-from cotdistill.conversation import converse, show, spoken
+from cotdistill.conversation import converse, show, streamed
 from cotdistill.engines import Request, Sampling
 from cotdistill.engines.transformers_engine import TransformersEngine
 from cotdistill.errors import DataError
@@ -40,7 +40,7 @@ def test_both_answer_as_they_do_when_evaluated_though_their_steps_take_turns(tin
     [student] = TransformersEngine(model, module=adapted).complete([request], sampling)
     prompt = model.template.prompt_ids(request.messages)
     texts = {True: "", False: ""}
-    voices = {as_base: spoken(model, adapted, prompt, 24, as_base=as_base) for as_base in texts}
+    voices = {as_base: streamed(model, adapted, prompt, 24, as_base=as_base) for as_base in texts}
     while voices:
         for as_base, pieces in list(voices.items()):
             piece = next(pieces, None)

@@ -28,9 +28,9 @@ def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return "Final Answer: 999" if len(asked) == 1 else solve(question)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+        patch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(solve))
         pipeline.run(recipe(tiny, name="one"), runs=root, quiet=True)
-        patch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(wrong_at_first))
+        patch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(wrong_at_first))
         other = {"num_epochs": 1, "batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": 1e-3}
         pipeline.run(recipe(tiny, name="two", train=other), runs=root, quiet=True)
     return root

@@ -303,7 +303,7 @@ def test_one_question_under_two_ids_is_asked_once_and_the_one_with_gold_stays():
 def test_a_run_that_meets_a_cap_goes_on_with_the_traces_it_has(tiny, tmp_path, monkeypatch):
     import test_pipeline
 
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(test_pipeline.solve))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(test_pipeline.solve))
     capped = test_pipeline.recipe(
         tiny, generate={"max_tokens_total": 900, "sampling": {"max_new_tokens": 256}}, plan={"skip": True}
     )
@@ -317,7 +317,7 @@ def test_a_run_that_meets_a_cap_goes_on_with_the_traces_it_has(tiny, tmp_path, m
 def test_a_cap_below_one_request_is_said_to_be_that(tiny, tmp_path, monkeypatch):
     import test_pipeline
 
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(test_pipeline.solve))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(test_pipeline.solve))
     capped = test_pipeline.recipe(tiny, generate={"max_tokens_total": 500}, plan={"skip": True})
     with pytest.raises(SetupError, match="max_tokens_total is 500, spent are 0: not one request"):
         pipeline.run(capped, runs=tmp_path, quiet=True)
@@ -342,7 +342,7 @@ def test_the_command_escalates_to_a_second_teacher_and_a_hint(tmp_path, monkeypa
             return Ahead(lambda *_: "no idea")
         return Ahead(lambda text, _: right(0) if "right answer is" in text else "no idea", 4)
 
-    monkeypatch.setattr(models_of_stage, "teacher_engine", open_teacher)
+    monkeypatch.setattr(models_of_stage, "engine_for", open_teacher)
     monkeypatch.setattr(models_of_stage, "identify", lambda name, **_: {"name": name, "hash": ""})
     (tmp_path / "q.jsonl").write_text('{"question": "Which number?", "answer": "5", "id": "q"}\n')
     command.generate("small", tmp_path / "q.jsonl", tmp_path / "t.jsonl", escalate=2, second_teacher="large", hint=True,

@@ -299,7 +299,7 @@ def test_the_report_of_a_run_gets_a_row_for_the_export_and_what_it_cost(student,
         from cotdistill.engines.scripted import ScriptedEngine
         from test_pipeline import solve
 
-        patch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+        patch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(solve))
         pipeline.run(plain, runs=tmp_path, quiet=True)
     run = tmp_path / "tiny"
     known = (run / "recipe.yaml").read_text()

@@ -219,7 +219,7 @@ def test_a_run_trains_on_the_traces_that_its_student_finds_likely(tiny, tmp_path
     def answer(question):
         return f"{'Well, now. ' * (next(ways) % 3 * 2)}{solve(question)}"
 
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(answer))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(answer))
     plain = msgspec.to_builtins(recipe(tiny, plan={"skip": True}, verify={"max_per_question": 1, "prefer": "likely"}))
     plain["generate"] |= {"num_samples": 3, "sampling": {"do_sample": True, "temperature": 0.5}}
     plain["questions"]["unseen"], plain["questions"]["held_out"]["tasks"][0]["size"] = None, 1

@@ -12,7 +12,7 @@ from cotdistill.example import IGNORE, Example, asked_with
 from cotdistill.learning import chunked, teacher_scores
 from cotdistill.learning.chunked import nll
 from cotdistill.learning.loss import AnswerLoss, choose
-from cotdistill.learning.teacher_scores import Teacher
+from cotdistill.learning.teacher_scores import LoadedTeacher
 from cotdistill.settings.lora import Lora
 
 WAYS = [{"packed": True, "chunked": True}, {"packed": False, "chunked": True}, {"packed": False, "chunked": False}]
@@ -141,7 +141,7 @@ def test_a_real_model_in_bf16_is_taken_as_it_is_on_a_gpu(monkeypatch):
     shown = [asked_with([*prompt, *row.input_ids[: row.prompt_length]], row) for row in rows]
     assert way_of(choose(model.module, rows, model.template.pad_id, pack=False)) == WAYS[1]
     monkeypatch.setattr(teacher_scores, "choose", lambda *given, **more: choose(*given, **{**more, "pack": False}))
-    teacher = Teacher(model, range(len(model.tokenizer)), 5, shown)
+    teacher = LoadedTeacher(model, range(len(model.tokenizer)), 5, shown)
     assert teacher._prefix
 
 

@@ -9,7 +9,7 @@ from conftest import make_examples, make_model, on_cpu
 from cotdistill.example import asked_with
 from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.on_policy import OnPolicy
-from cotdistill.learning.teacher_scores import Scores, Teacher, shared_ids
+from cotdistill.learning.teacher_scores import LoadedTeacher, Scores, shared_ids
 from cotdistill.settings.objective import OnPolicySettings
 from test_loss import WAYS, adapted, gradients
 from test_objectives import naive_jsd, pooled
@@ -39,7 +39,7 @@ def ids_of(rows):
 
 def real_teacher(directory, rows):
     model = on_cpu(directory)
-    return Teacher(model, shared_ids(model.tokenizer, model.tokenizer), 4, rows)
+    return LoadedTeacher(model, shared_ids(model.tokenizer, model.tokenizer), 4, rows)
 
 
 @pytest.fixture(scope="module")

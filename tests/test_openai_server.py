@@ -31,7 +31,7 @@ from cotdistill.engines.openai_server import OpenAIServerEngine
 from cotdistill.engines.server import Server
 from cotdistill.engines.server_reply import LONGEST_WAIT, Again, retry_after
 from cotdistill.errors import DataError, SetupError, UsageError
-from cotdistill.evaluation import Contestant, evaluate_all
+from cotdistill.evaluation import Entrant, evaluate_all
 from cotdistill.prompt import Shot, messages_for
 from cotdistill.question import Question
 from cotdistill.recipe import decode_recipe, dump_recipe
@@ -629,7 +629,7 @@ def test_the_teacher_of_an_evaluation_may_be_on_a_server(tmp_path, capsys):
     write_questions(tmp_path, 3)
     with ServerDouble([answers("Final Answer: 0"), answers("Final Answer: 2")], models=["m"]) as server:
         evaluate_all(
-            [Contestant("teacher", "m", None, tmp_path / "p.jsonl")], tmp_path / "q.jsonl", tmp_path / "p.jsonl",
+            [Entrant("teacher", "m", None, tmp_path / "p.jsonl")], tmp_path / "q.jsonl", tmp_path / "p.jsonl",
             max_new_tokens=9, batch_size=1, engine="openai_server", server=Server(server.url, concurrency=1),
             system_prompt="Add.", limit=None, load_in_4bit=None, device_map="auto", trust_remote_code=False,
             question_key="question", answer_key="answer", overwrite=False, quiet=True,

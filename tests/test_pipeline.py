@@ -52,7 +52,7 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedEngine]:
         opened.append(ScriptedEngine(solve))
         return opened[-1]
 
-    monkeypatch.setattr(pipeline, "teacher_engine", open_teacher)
+    monkeypatch.setattr(pipeline, "engine_for", open_teacher)
     return opened
 
 
@@ -137,7 +137,7 @@ def test_only_traces_that_are_right_teach(tiny, tmp_path, monkeypatch):
         asked.append(question)
         return solve(question) if len(asked) % 2 else "1 + 1 = 2.\nFinal Answer: 999"
 
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(half_wrong))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(half_wrong))
     pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
     verdicts = [msgspec.json.decode(line) for line in (tmp_path / "tiny/3_verdicts.jsonl").read_bytes().splitlines()]
     examples = (tmp_path / "tiny/4_examples.jsonl").read_bytes().splitlines()

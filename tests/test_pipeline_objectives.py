@@ -9,7 +9,7 @@ from cotdistill import pipeline
 from cotdistill.cli import app
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, ResumeError, ServerAway
-from cotdistill.learning.teacher_scores import Teacher
+from cotdistill.learning.teacher_scores import LoadedTeacher
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.recipe import decode_recipe
 from cotdistill.settings.train import TrainSettings
@@ -72,8 +72,8 @@ def test_offline_kd_scores_the_traces_once_and_records_their_hash(tiny, other, t
 
 def test_on_policy_runs_with_the_teachers_weights_and_examples(tiny, other, tmp_path, teacher, monkeypatch):  # noqa: F811
     read = []
-    score = Teacher.score
-    monkeypatch.setattr(Teacher, "score", lambda self, rows: read.extend(rows) or score(self, rows))
+    score = LoadedTeacher.score
+    monkeypatch.setattr(LoadedTeacher, "score", lambda self, rows: read.extend(rows) or score(self, rows))
     (tmp_path / "shots.jsonl").write_text(SHOTS)
     options = {"student_share": 0.6, "max_new_tokens": 8, "beta": 1.0}
     chosen = with_objective(tiny, "on_policy", other, on_policy=options)
@@ -89,7 +89,7 @@ def test_on_policy_runs_with_the_teachers_weights_and_examples(tiny, other, tmp_
 @pytest.mark.parametrize("objective", ["on_policy", "offline_kd"])
 def test_a_server_that_is_away_is_refused_before_the_teacher_is_asked(tiny, tmp_path, monkeypatch, objective):
     asked = ScriptedEngine(solve)
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: asked)
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: asked)
     plain = msgspec.to_builtins(with_objective(tiny, objective))
     plain["models"] |= {"engine": "openai_server", "server": {"base_url": "http://127.0.0.1:9/v1"}}
     with pytest.raises(ServerAway, match=r"cannot be reached.*is the server running"):
@@ -158,8 +158,8 @@ def test_the_command_shows_the_teacher_worked_examples(tiny, other, tmp_path, mo
     shots = tmp_path / "shots.jsonl"
     shots.write_text(SHOTS)
     read = []
-    score = Teacher.score
-    monkeypatch.setattr(Teacher, "score", lambda self, rows: read.extend(rows) or score(self, rows))
+    score = LoadedTeacher.score
+    monkeypatch.setattr(LoadedTeacher, "score", lambda self, rows: read.extend(rows) or score(self, rows))
     how = ["--objective", objective, "--teacher_model", str(other), "--few_shot", str(shots)]
     done = command(tiny, tmp_path, *how)
     assert done.exit_code == 0, done.output

@@ -36,7 +36,7 @@ def planned(tiny, tmp_path_factory):
     opened: list[ScriptedEngine] = []
     runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "teacher_engine", lambda *_: opened.append(ScriptedEngine(solve)) or opened[-1])
+        patch.setattr(pipeline, "engine_for", lambda *_: opened.append(ScriptedEngine(solve)) or opened[-1])
         plan = pipeline.plan(many(tiny), runs=runs, quiet=True)
     return plan, runs / "tiny", opened
 
@@ -144,7 +144,7 @@ def test_a_plan_stays_while_its_recipe_does_and_is_made_anew_for_another(tiny, t
     ],
 )
 def test_a_run_stops_where_nothing_would_be_left_to_learn(tiny, tmp_path, monkeypatch, answer, said):
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(lambda _: answer))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(lambda _: answer))
     with pytest.raises(NotWorthIt, match=said):
         pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)
     assert not (tmp_path / "tiny/5_adapter").exists()
@@ -157,7 +157,7 @@ def test_where_most_traces_were_cut_off_the_plan_says_what_to_do(tiny, tmp_path,
         asked.append(question)
         return solve(question) if len(asked) > 4 else "and " * 600
 
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(talks))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(talks))
     plan = pipeline.plan(recipe(tiny), runs=tmp_path, quiet=True)
     assert (plan.kept.right, plan.stop) == (2, None)
     [said] = [line for line in lines(plan) if "cut off" in line]
@@ -165,7 +165,7 @@ def test_where_most_traces_were_cut_off_the_plan_says_what_to_do(tiny, tmp_path,
 
 
 def test_a_run_stops_where_the_teacher_is_no_better_than_the_base_and_force_goes_on(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(solve))
     monkeypatch.setattr(pipeline, "open_engine", lambda *_, adapter, **__: ScriptedEngine(solve))
     with pytest.raises(NotWorthIt, match=r"6 against 6 of 6 right.*--force"):
         pipeline.run(recipe(tiny), runs=tmp_path, quiet=True)

@@ -25,7 +25,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedEngine]:
         engines.append(ScriptedEngine(lambda question: f"It is so.\nFinal Answer: {len(question)}"))
         return engines[-1]
 
-    monkeypatch.setattr(models, "teacher_engine", open_teacher)
+    monkeypatch.setattr(models, "engine_for", open_teacher)
     return engines
 
 
@@ -35,7 +35,7 @@ def ask(path: Path, *texts: str) -> Path:
 
 
 def test_a_run_records_versions_machine_inputs_seeds_recipe_and_costs(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(solve))
     held_out = ask(tmp_path / "test.jsonl", "What is 2 + 3?", "What is 1 + 4?")
     base = recipe(tiny)
     asked = {"train": {"tasks": [{"name": "chain_sum", "size": 4}], "seed": 1}, "held_out": {"file": str(held_out)}}
@@ -77,7 +77,7 @@ def test_the_key_of_a_served_teacher_is_sent_and_in_no_file_of_the_run(tiny, tmp
 
 
 def test_a_worked_example_that_is_held_out_stops_the_run_before_any_teacher_call(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: pytest.fail("the teacher was opened"))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: pytest.fail("the teacher was opened"))
     held_out = ask(tmp_path / "test.jsonl", "What is 2 + 3?")
     shots = tmp_path / "shots.jsonl"
     shots.write_text(json.dumps({"question": "what is  2 + 3", "reasoning": "2 + 3 = 5.\nFinal Answer: 5"}) + "\n")
@@ -88,7 +88,7 @@ def test_a_worked_example_that_is_held_out_stops_the_run_before_any_teacher_call
 
 
 def test_a_moved_question_file_is_the_same_and_a_changed_one_is_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(solve))
 
     def with_held_out(path: Path) -> object:
         train = {"tasks": [{"name": "chain_sum", "size": 4}], "seed": 1}

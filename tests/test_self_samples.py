@@ -40,7 +40,7 @@ def engines(monkeypatch):
     def hits(question):
         return sum(map(ord, question)) % 2 == 0
 
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda models, batch, questions, generate, *_: open_engine(
+    monkeypatch.setattr(pipeline, "engine_for", lambda models, batch, questions, generate, *_: open_engine(
         msgspec.structs.replace(models, server="own") if generate.num_samples > 1 else models))  # fmt: skip
     return opened
 

@@ -15,7 +15,7 @@ from cotdistill.example import build_example
 from cotdistill.learning.layout import ordered
 from cotdistill.learning.loss import AnswerLoss
 from cotdistill.learning.served_teacher import ServedTeacher
-from cotdistill.learning.teacher_scores import UNNAMED, Teacher, shared_ids, together
+from cotdistill.learning.teacher_scores import UNNAMED, LoadedTeacher, shared_ids, together
 from cotdistill.learning.terms import divergences
 from cotdistill.question import Question
 from cotdistill.recipe import decode_recipe
@@ -74,7 +74,7 @@ def served(double, tiny, k=5, **settings):
 def test_its_scores_are_those_of_its_weights(tiny, other):
     rows = make_examples(on_cpu(tiny), 5)[::-1]
     model = on_cpu(other)
-    expected = Teacher(model, shared_ids(model.tokenizer, model.tokenizer), 5, rows).score(rows)
+    expected = LoadedTeacher(model, shared_ids(model.tokenizer, model.tokenizer), 5, rows).score(rows)
     with ServerDouble([fails(503), fails(500), *[serving(other)] * len(rows)]) as double:
         found = served(double, tiny).score(rows)
     for one, wanted in zip(found, expected, strict=True):

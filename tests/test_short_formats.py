@@ -52,5 +52,5 @@ def test_every_objective_trains_in_bf16(tiny, sure, tmp_path, monkeypatch, objec
 def test_a_teacher_that_is_sure_is_read_from_the_beginning_of_its_prompts_on(sure):
     model = load_model(sure, BF16)
     rows = make_examples(model, 4)
-    teacher = teacher_scores.Teacher(model, range(len(model.tokenizer)), 5, rows)
+    teacher = teacher_scores.LoadedTeacher(model, range(len(model.tokenizer)), 5, rows)
     assert teacher._prefix

@@ -64,5 +64,5 @@ def test_a_short_context_is_taken_without_reading_the_file(tmp_path):
 def test_a_teacher_is_opened_with_room_for_the_whole_answer_that_was_asked_for(monkeypatch):
     opened = {}
     monkeypatch.setattr(models, "open_engine", lambda model, **given: opened.update(given))
-    models.teacher_engine(Models("m.gguf", "s"), 8, [], Generate(sampling=Sampling(max_new_tokens=16_384)), ())
+    models.engine_for(Models("m.gguf", "s"), 8, [], Generate(sampling=Sampling(max_new_tokens=16_384)), ())
     assert opened["context"] > opened["longest"] == 16_384

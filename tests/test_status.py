@@ -41,9 +41,9 @@ def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return solve(question)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+        patch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(solve))
         pipeline.run(recipe(tiny), runs=root, quiet=True)
-        patch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(interrupted))
+        patch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(interrupted))
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(recipe(tiny, name="cut"), runs=root, quiet=True)
     return root
@@ -86,7 +86,7 @@ def test_an_interrupted_run_says_what_is_owed_and_how_to_go_on(runs):
 def test_the_next_command_finishes_the_run(cut, tiny, monkeypatch):
     from cotdistill.recipe import load_recipe
 
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(solve))
     words = status_of(cut).next.split()
     pipeline.run(load_recipe(Path(words[2])), runs=Path(words[4]), quiet=True)
     assert status_of(cut).done
@@ -272,7 +272,7 @@ def test_an_adapter_that_has_lost_its_weights_is_trained_again(finished, monkeyp
     weights = finished / "5_adapter/adapter_model.safetensors"
     before = weights.read_bytes()
     weights.unlink()
-    monkeypatch.setattr(pipeline, "teacher_engine", lambda *_: ScriptedEngine(solve))
+    monkeypatch.setattr(pipeline, "engine_for", lambda *_: ScriptedEngine(solve))
     pipeline.run(load_recipe(finished / "recipe.yaml"), runs=finished.parent, quiet=True)
     assert weights.read_bytes() == before
     assert status_of(finished).done

@@ -19,7 +19,7 @@ from cotdistill.learning import teacher_scores
 from cotdistill.learning.loss import choose
 from cotdistill.learning.scoring_teacher import ScoringTeacher, fitting
 from cotdistill.learning.stored_scores import stored_scores
-from cotdistill.learning.teacher_scores import Teacher, shared_ids
+from cotdistill.learning.teacher_scores import LoadedTeacher, shared_ids
 from test_terms import row_logits
 
 
@@ -31,7 +31,7 @@ def other(tmp_path_factory):
 
 def opened(directory, rows, k=5):
     model = on_cpu(directory)
-    return Teacher(model, shared_ids(model.tokenizer, model.tokenizer), k, rows)
+    return LoadedTeacher(model, shared_ids(model.tokenizer, model.tokenizer), k, rows)
 
 
 @pytest.mark.parametrize("make", [make_model, make_gpt2])
@@ -60,7 +60,7 @@ def test_what_all_prompts_begin_with_is_read_once(tmp_path, make, pack, monkeypa
     rows = [asked_with([*SHOWN, *row.input_ids[: row.prompt_length]], row) for row in plain]
     alike = Example("alike", "q", [*rows[0].input_ids, 66, 67], rows[0].prompt_length)
     monkeypatch.setattr(teacher_scores, "choose", lambda *a, **more: choose(*a, **{**more, "pack": pack}))
-    teacher = Teacher(model, shared_ids(model.tokenizer, model.tokenizer), 5, rows)
+    teacher = LoadedTeacher(model, shared_ids(model.tokenizer, model.tokenizer), 5, rows)
     expected = {tuple(row.input_ids): wanted(model.module, row) for row in [*rows, *plain, alike]}
     read = []
     forward = model.module.forward
@@ -113,7 +113,7 @@ def test_ids_with_another_meaning_are_not_shared(tmp_path):
 def test_a_row_with_a_token_that_the_teacher_does_not_know_is_refused(tiny):
     rows = make_examples(on_cpu(tiny), 2)
     model = on_cpu(tiny)
-    teacher = Teacher(model, range(100), 5, rows)
+    teacher = LoadedTeacher(model, range(100), 5, rows)
     with pytest.raises(TrainingError, match="the teacher does not know"):
         teacher.score(rows)
 
@@ -162,7 +162,7 @@ def test_scores_are_made_once_and_reused_for_the_same_tokens(other, tiny, tmp_pa
 def test_a_kill_costs_only_what_was_not_yet_written(other, tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr("cotdistill.learning.stored_scores.SAVE_EVERY", 2)
-    monkeypatch.setattr(Teacher, "at_once", 1)
+    monkeypatch.setattr(LoadedTeacher, "at_once", 1)
     rows = make_examples(on_cpu(tiny), 5)
     path, seen = tmp_path / "2_scores.safetensors", []
 

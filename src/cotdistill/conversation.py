@@ -54,13 +54,13 @@ def converse(directory: Path, *, base: bool = True, student: bool = True, max_ne
             continue
         voices: dict[str, Iterator[str]] = {}
         if base:
-            voices["base"] = spoken(model, adapted, prompt, room, as_base=True)
+            voices["base"] = streamed(model, adapted, prompt, room, as_base=True)
         if student:
-            voices["student"] = spoken(model, adapted, prompt, room, as_base=False)
+            voices["student"] = streamed(model, adapted, prompt, room, as_base=False)
         show(voices, sys.stdout)
 
 
-def spoken(model: Any, adapted: Any, prompt: Sequence[int], limit: int, *, as_base: bool) -> Iterator[str]:
+def streamed(model: Any, adapted: Any, prompt: Sequence[int], limit: int, *, as_base: bool) -> Iterator[str]:
     """The greedy answer in pieces, up to the end of the turn or ``limit`` tokens. ``adapted`` is peft's model; as the
     base its adapter is off for each step alone, so that another answer may be read from it in between."""
     import torch

@@ -20,16 +20,16 @@ from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile
-from cotdistill.verdict import Pair, Verdict
+from cotdistill.verdict import TaughtText, Verdict
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """``pairs`` are ``(trace id, question, text to learn)``, ``labels`` the same with the final line alone as text;
-    ``counts`` are the traces by status."""
+    """``pairs`` are what is to be learned, ``labels`` the same with the final line alone as text; ``counts`` are the
+    traces by status."""
 
-    pairs: list[Pair]
+    pairs: list[TaughtText]
     counts: dict[str, int]
-    labels: list[Pair]
+    labels: list[TaughtText]
 
 
 def verdicts_and_scores_of(path: Path) -> tuple[Path, Path]:
@@ -65,8 +65,8 @@ def load_dataset(
     pairs = list(teaching_pairs(questions, traces, verdicts.values(), target))
     labels = list(teaching_pairs(questions, traces, verdicts.values(), "answer"))
     if limit is not None:
-        taken = set(sorted({question.id for _, question, _ in pairs}, key=digest)[:limit])
-        pairs, labels = ([pair for pair in them if pair[1].id in taken] for them in (pairs, labels))
+        taken = set(sorted({pair.question.id for pair in pairs}, key=digest)[:limit])
+        pairs, labels = ([pair for pair in them if pair.question.id in taken] for them in (pairs, labels))
     # Judged here, without the gold that the verdicts were made with, a wrong trace would pass for unchecked.
     statuses = [verdicts[trace.id].status if trace.id in verdicts else "without a verdict" for trace in traces]
     return Dataset(pairs, dict(Counter(statuses)), labels)

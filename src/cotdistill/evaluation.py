@@ -24,7 +24,7 @@ from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
 from cotdistill.shown import first_of
 from cotdistill.stages.evaluate import run_evaluate
-from cotdistill.stages.models import identify, teacher_engine
+from cotdistill.stages.models import engine_for, identify
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.lock import locked
 from cotdistill.storage.manifest import Manifest, input_of
@@ -33,7 +33,7 @@ from cotdistill.verdict import check_golds
 log = logging.getLogger(__name__)
 
 
-class Contestant(msgspec.Struct, frozen=True):
+class Entrant(msgspec.Struct, frozen=True):
     """A model that is asked: its name in the table, its path or catalogue name, its adapter, its file; and, where it
     is not asked as all the others are, its system prompt and worked examples."""
 
@@ -46,7 +46,7 @@ class Contestant(msgspec.Struct, frozen=True):
 
 
 def evaluate_all(
-    contestants: Sequence[Contestant],
+    entrants: Sequence[Entrant],
     test_file: Path,
     output_file: Path,
     *,
@@ -69,13 +69,13 @@ def evaluate_all(
     break_lock: bool = False,
     quiet: bool,
 ) -> None:
-    """Ask every contestant, write predictions and ``*.metrics.json``, print the table to stdout. A ``server`` is
+    """Ask every entrant, write predictions and ``*.metrics.json``, print the table to stdout. A ``server`` is
     the teacher's. Raises ``UsageError`` for llama.cpp where it would run none of them."""
     if engine.removeprefix(ON_RAY) == "llama_cpp" and not any(
-        one.name == "teacher" or find_gguf(one.model) for one in contestants
+        one.name == "teacher" or find_gguf(one.model) for one in entrants
     ):
         raise UsageError(
-            f"llama.cpp runs GGUF files, and {contestants[0].model} is asked with transformers, as every model that is "
+            f"llama.cpp runs GGUF files, and {entrants[0].model} is asked with transformers, as every model that is "
             "trained: name a GGUF file, or leave --engine out"
         )
     if engine == "openai_server":
@@ -83,7 +83,7 @@ def evaluate_all(
     everything = load_questions(test_file, question_key=question_key, answer_key=answer_key)
     questions, unasked = everything[:limit], everything[limit or len(everything) :]
     check_golds(questions)
-    card = _card(contestants, heeded=system_prompt is None)
+    card = _card(entrants, heeded=system_prompt is None)
     trained_with = card.system_prompt if card else SYSTEM_PROMPT
     system = trained_with if system_prompt is None else system_prompt
     record = output_file.with_name(f"{output_file.stem}.manifest.json")
@@ -91,19 +91,19 @@ def evaluate_all(
     asking = Evaluate(max_new_tokens=max_new_tokens, num_samples=num_samples, temperature=temperature)
     thinks = bool(card and card.thinking) if thinking is None else thinking
     sampling = msgspec.structs.replace(asking.sampling, thinking=thinks)
-    for one in contestants:
+    for one in entrants:
         refuse_shown(one.shots, everything, "--few_shot")
-    seen = {one.name: learnt(one.adapter, questions) for one in contestants if one.adapter}
+    seen = {one.name: learnt(one.adapter, questions) for one in entrants if one.adapter}
     for ids in filter(None, seen.values()):
         log.warning(
             "%d of the %d test questions were trained on (%s): the student may know their answers by heart",
             len(ids), len(questions), first_of(ids),
         )  # fmt: skip
 
-    def open_teacher(one: Contestant, server: Server | None = None) -> Engine:
+    def open_teacher(one: Entrant, server: Server | None = None) -> Engine:
         models = Models(one.model, "", engine, trust_remote_code, load_in_4bit, server, workers=workers)
         asked = Generate(system_prompt=system, sampling=sampling)
-        return teacher_engine(models, batch_size, questions, asked, one.shots, device_map, one.adapter)
+        return engine_for(models, batch_size, questions, asked, one.shots, device_map, one.adapter)
 
     def open_student(model: str, adapter: Path | None) -> Engine:
         return open_engine(
@@ -114,7 +114,7 @@ def evaluate_all(
     with locked(record, break_lock=break_lock):
         manifest = Manifest.open(record)
         manifest.prepare(inputs={"test_file": input_of(test_file)})
-        for one in contestants:
+        for one in entrants:
             is_teacher = one.name == "teacher"
             its_server = server if is_teacher else None
             any_engine = is_teacher or find_gguf(one.model) is not None or engine in ("vllm", "ray:vllm")
@@ -143,17 +143,17 @@ def evaluate_all(
                     quiet=quiet,
                 )
     details = {
-        "engines": {one.name: manifest.facts(f"evaluate/{one.name}").get("engine") for one in contestants},
+        "engines": {one.name: manifest.facts(f"evaluate/{one.name}").get("engine") for one in entrants},
         "sampling": msgspec.to_builtins(sampling), "batch_size": batch_size, "trust_remote_code": trust_remote_code,
         "trained_on": seen,
     }  # fmt: skip
-    _conclude(questions, answers, contestants, output_file, Facts(versions=versions(), details=details))
+    _conclude(questions, answers, entrants, output_file, Facts(versions=versions(), details=details))
 
 
 def _conclude(
     questions: Sequence[Question],
     answers: dict[str, list[Prediction]],
-    contestants: Sequence[Contestant],
+    entrants: Sequence[Entrant],
     output_file: Path,
     facts: Facts,
 ) -> None:
@@ -162,17 +162,17 @@ def _conclude(
     from cotdistill.reporting.table import print_report
 
     report = build_report(questions, answers, facts=facts)
-    for one in contestants:
+    for one in entrants:
         numbers = msgspec.json.format(msgspec.json.encode(report.models[one.name]))
         write_atomic(one.file.with_name(f"{one.file.stem}.metrics.json"), numbers + b"\n")
     write_atomic(output_file.with_name(f"{output_file.stem}.report.json"), to_json(report))
     print_report(report, Console())
 
 
-def _card(contestants: Sequence[Contestant], *, heeded: bool) -> AdapterCard | None:
+def _card(entrants: Sequence[Entrant], *, heeded: bool) -> AdapterCard | None:
     """What the adapter or the exported model was trained with, said aloud where it is ``heeded``: every model is asked
     in that way."""
-    for one in contestants:
+    for one in entrants:
         if one.adapter:
             check_adapter(one.adapter)
             card = read_card(one.adapter)
@@ -181,7 +181,7 @@ def _card(contestants: Sequence[Contestant], *, heeded: bool) -> AdapterCard | N
             elif heeded:
                 log.warning("%s has no cotdistill.json: asking with the default prompt", one.adapter)
             return card
-    for one in contestants:  # an exported student carries its card with it
+    for one in entrants:  # an exported student carries its card with it
         if one.name != "teacher" and (card := read_card(find_gguf(one.model) or Path(one.model))):
             if heeded:
                 log.info("every model is asked with the prompt %s was trained with", one.model)

@@ -13,7 +13,7 @@ from cotdistill.errors import TrainingError
 from cotdistill.prompt import messages_for
 from cotdistill.question import Question
 from cotdistill.template import ChatTemplate
-from cotdistill.verdict import Pair
+from cotdistill.verdict import TaughtText
 
 IGNORE = -100
 """The label that the loss skips (torch's convention)."""
@@ -73,7 +73,7 @@ def build_example(
 
 def build_examples(
     template: ChatTemplate,
-    pairs: Iterable[Pair],
+    pairs: Iterable[TaughtText],
     *,
     system: str,
     max_length: int,

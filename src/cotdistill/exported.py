@@ -18,7 +18,7 @@ from cotdistill.sets import make_sets
 from cotdistill.settings.generate import Generate
 from cotdistill.settings.models import Models
 from cotdistill.stages.evaluate import run_evaluate
-from cotdistill.stages.models import identify, teacher_engine
+from cotdistill.stages.models import engine_for, identify
 from cotdistill.storage.lock import locked
 from cotdistill.storage.manifest import Manifest, file_hash
 
@@ -41,7 +41,7 @@ def evaluate_export(
         asked = Generate(recipe.generate.system_prompt, sampling=recipe.answering)
         # An export is what it is: rounding it to 4 bits, as the student is on a GPU, would ask another model.
         models = Models(str(artifact), "", trust_remote_code=trust, load_in_4bit=False)
-        with opened_late(partial(teacher_engine, models, settings.batch_size, questions, asked, ())) as open_model:
+        with opened_late(partial(engine_for, models, settings.batch_size, questions, asked, ())) as open_model:
             run_evaluate(
                 "export", questions, directory / EXPORT, manifest,
                 model=identify(str(artifact), gguf=True), system_prompt=asked.system_prompt, sampling=asked.sampling,

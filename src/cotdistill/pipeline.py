@@ -45,7 +45,7 @@ from cotdistill.settings.objective import Objective
 from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.generate import run_generate
 from cotdistill.stages.likelihoods import run_likelihoods
-from cotdistill.stages.models import OpenEngine, Teacher, identify, teacher_engine
+from cotdistill.stages.models import OpenEngine, Teacher, engine_for, identify
 from cotdistill.stages.teaching import Teaching
 from cotdistill.stages.verify import run_verify
 from cotdistill.storage.disk import write_atomic
@@ -197,7 +197,7 @@ class Run:
         everything = [*questions, *unasked]
         second = None
         if (other := models.second) and self.second:
-            open_it = partial(teacher_engine, other, settings.batch_size, everything, settings, self.shots)
+            open_it = partial(engine_for, other, settings.batch_size, everything, settings, self.shots)
             second = Teacher(self.second, open_it, other.server)
         run_generate(
             questions,
@@ -206,7 +206,7 @@ class Run:
             settings=settings,
             shots=self.shots,
             model=self.teacher,
-            open_teacher=lambda: teacher_engine(models, settings.batch_size, everything, settings, self.shots),
+            open_teacher=lambda: engine_for(models, settings.batch_size, everything, settings, self.shots),
             server=models.server,
             second=second,
             verify=self.recipe.verify,
@@ -232,7 +232,7 @@ class Run:
         """How the student is taught these questions."""
 
         def open_student(models: Models, asked: Generate, questions: Sequence[Question]) -> Engine:
-            return teacher_engine(models, asked.batch_size, questions, asked, ())
+            return engine_for(models, asked.batch_size, questions, asked, ())
 
         return Teaching(
             self.recipe, self.directory, self.manifest, self.student, train, open_student, self.shots,
@@ -285,7 +285,7 @@ class Run:
         models, generate, settings = self.recipe.models, self.recipe.generate, self.recipe.evaluate
         if name == "teacher":
             asked = Generate(generate.system_prompt, sampling=self.recipe.answering)
-            return teacher_engine(models, generate.batch_size, questions, asked, ())
+            return engine_for(models, generate.batch_size, questions, asked, ())
         return open_engine(
             spec, engine=student_engine(models.engine), adapter=adapter, batch_size=settings.batch_size,
             load_in_4bit=models.load_in_4bit, trust_remote_code=models.trust_remote_code, workers=models.workers,

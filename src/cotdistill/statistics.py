@@ -101,7 +101,7 @@ def percentile(values: Sequence[int], share: float) -> int | None:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
-def questions_needed(gained: float, lost: float) -> int | None:
+def approximate_needed_questions(gained: float, lost: float) -> int | None:
     """How many questions show a gain at 0.05, two-sided, with power 0.8 (Connor 1987, with 1/|difference| more for
     the exact test), where ``gained`` and ``lost`` are the shares of questions that change. None without a difference.
     ``power.needed_questions`` is exact; it needs scipy, whose import would take longer than a report may.

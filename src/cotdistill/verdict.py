@@ -9,7 +9,7 @@ than one trace and are set where the others are known: ``vote``, ``selection`` a
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -32,8 +32,6 @@ Status = Literal[
     "wrong", "disagrees", "bad_step", "duplicate", "contaminated", "not_selected",
     "correct", "agrees", "unchecked",
 ]  # fmt: skip
-Pair = tuple[str, Question, str]
-"""What a trace that may teach becomes: its id, the question, and the text to learn."""
 TEACHES: frozenset[str] = frozenset({"correct", "agrees", "unchecked"})
 # Strings that tokenizers turn into single control tokens; inside content they would end or fake a turn.
 CONTROL_TOKENS = frozenset({
@@ -45,6 +43,14 @@ CONTROL_TOKENS = frozenset({
 # belong to Arabic and Hebrew text and stay.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
 MAX_CHARACTERS = 200_000  # no student's context holds more, and no judge has to read more
+
+
+class TaughtText(NamedTuple):
+    """What a trace that may teach becomes: the text that a student learns to answer to the question."""
+
+    trace_id: str
+    question: Question
+    text: str
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):

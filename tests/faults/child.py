@@ -134,7 +134,7 @@ def _open_windows(steps: Path, tell: int, at_stage: Callable[[str], None]) -> No
 
     for stage in ("generate", "verify", "evaluate"):
         setattr(pipeline, f"run_{stage}", told(stage, getattr(pipeline, f"run_{stage}")))
-    pipeline.teacher_engine = slow_teacher
+    pipeline.engine_for = slow_teacher
     train = AnswerTrainer.training_step
     notes = os.open(steps, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     begin_training = cache(told("train", lambda: None))  # with the first step, not while the model is loaded

@@ -63,7 +63,7 @@ def evaluate(
     """
     from cotdistill.engines.opening import engine_name
     from cotdistill.errors import UsageError
-    from cotdistill.evaluation import Contestant, evaluate_all
+    from cotdistill.evaluation import Entrant, evaluate_all
     from cotdistill.learning.ranks import here
     from cotdistill.prompt import load_few_shot
     from cotdistill.settings.evaluate import Evaluate, baselines_in
@@ -85,20 +85,20 @@ def evaluate(
         o.checked(Models(teacher_model or base_model, "", engine_name(engine), server=server, workers=workers))
         o.checked(Evaluate(max_new_tokens, batch_size, num_samples=num_samples, temperature=temperature))
 
-    student = Contestant("student" if lora_model else "base", base_model, lora_model, output_file)
-    contestants = [student]
+    student = Entrant("student" if lora_model else "base", base_model, lora_model, output_file)
+    entrants = [student]
     if compare_base:
-        contestants.insert(0, Contestant("base", base_model, None, o.beside(output_file, "base.jsonl")))
+        entrants.insert(0, Entrant("base", base_model, None, o.beside(output_file, "base.jsonl")))
     if "few_shot" in ways and few_shot:
         file, shots = o.beside(output_file, "base_few_shot.jsonl"), load_few_shot(few_shot)
-        contestants.append(Contestant("base_few_shot", base_model, None, file, shots=shots))
+        entrants.append(Entrant("base_few_shot", base_model, None, file, shots=shots))
     if "native" in ways:
         file = o.beside(output_file, "base_native.jsonl")
-        contestants.append(Contestant("base_native", base_model, None, file, system_prompt=""))
+        entrants.append(Entrant("base_native", base_model, None, file, system_prompt=""))
     if teacher_model:
-        contestants.append(Contestant("teacher", teacher_model, None, o.beside(output_file, "teacher.jsonl")))
+        entrants.append(Entrant("teacher", teacher_model, None, o.beside(output_file, "teacher.jsonl")))
     evaluate_all(
-        contestants,
+        entrants,
         test_file,
         output_file,
         max_new_tokens=max_new_tokens,

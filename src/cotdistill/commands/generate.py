@@ -108,7 +108,7 @@ def generate(
     from cotdistill.settings.models import Models
     from cotdistill.settings.verify import Verify
     from cotdistill.stages.generate import run_generate
-    from cotdistill.stages.models import Teacher, identify, teacher_engine
+    from cotdistill.stages.models import Teacher, engine_for, identify
     from cotdistill.stages.verify import run_verify
     from cotdistill.storage.lock import locked
     from cotdistill.storage.manifest import Manifest, input_of
@@ -148,7 +148,7 @@ def generate(
     second = None
     if other := models.second:
         identity = identify(other.teacher, gguf=True)
-        second = Teacher(identity, lambda: teacher_engine(other, batch_size, questions, settings, shots, device_map))
+        second = Teacher(identity, lambda: engine_for(other, batch_size, questions, settings, shots, device_map))
     record = o.beside(output_file, "manifest.json")
     verdicts = o.beside(output_file, "verdicts.jsonl")
     read = {"input_file": input_file, "few_shot": few_shot}
@@ -168,7 +168,7 @@ def generate(
                 settings=settings,
                 shots=shots,
                 model=identify(teacher_model, gguf=takes_gguf(models.engine), server=server),
-                open_teacher=lambda: teacher_engine(models, batch_size, questions, settings, shots, device_map),
+                open_teacher=lambda: engine_for(models, batch_size, questions, settings, shots, device_map),
                 server=server,
                 second=second,
                 verify=judged,

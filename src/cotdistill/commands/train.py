@@ -189,7 +189,7 @@ def train(
         k = settings.top_k(settings.objective)
         check_served(teacher, student_model, k, trust_remote_code=trust_remote_code)
         found = rehearse(
-            local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair[0]), settings,
+            local_model(student_model, want="hf"), sorted(dataset.pairs, key=lambda pair: pair.trace_id), settings,
             system=system_prompt, labels=dataset.labels if objective == "step_by_step" else (),
             trust_remote_code=trust_remote_code,
         )  # fmt: skip

@@ -30,7 +30,7 @@ from cotdistill.settings.verify import Verify
 from cotdistill.storage.keys import Keys
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile
-from cotdistill.verdict import TEACHES, Pair, Verdict, judge, taught_text
+from cotdistill.verdict import TEACHES, TaughtText, Verdict, judge, taught_text
 
 log = logging.getLogger(__name__)
 
@@ -104,16 +104,17 @@ def judge_file(
             yield read(spool.readline())
 
 
-def contenders(traces: TraceFile, settings: Verify) -> Iterator[Pair]:
-    """``(trace id, question, text to learn)`` of the traces among which ``settings`` have to choose: those of questions
-    of which more may teach than ``max_per_question``."""
+def contenders(traces: TraceFile, settings: Verify) -> Iterator[TaughtText]:
+    """What would be learned of the traces among which ``settings`` have to choose: those of questions of which more may
+    teach than ``max_per_question``."""
     contamination = _contamination(traces, settings)
     for group in traces.groups():
         hit, _ = _met(group.question, contamination, settings)
         verdicts = _sound(group.question, group.traces, settings, hit)
         teaching = [pair for pair in zip(group.traces, verdicts, strict=True) if pair[1].status in TEACHES]
         if settings.max_per_question and len(teaching) > settings.max_per_question:
-            yield from ((trace.id, group.question, taught_text(trace, verdict)) for trace, verdict in teaching)
+            for trace, verdict in teaching:
+                yield TaughtText(trace.id, group.question, taught_text(trace, verdict))
 
 
 def judge_question(

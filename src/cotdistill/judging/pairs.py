@@ -6,18 +6,19 @@ from cotdistill.judging.files import with_verdicts
 from cotdistill.question import Question
 from cotdistill.settings.train import Target
 from cotdistill.trace import Trace
-from cotdistill.verdict import TEACHES, Pair, Verdict, taught_text, thought_text
+from cotdistill.verdict import TEACHES, TaughtText, Verdict, taught_text, thought_text
 
 
 def teaching_pairs(
     questions: Iterable[Question], traces: Iterable[Trace], verdicts: Iterable[Verdict], target: Target = "reasoning"
-) -> Iterator[Pair]:
-    """``(trace id, question, text to learn)`` for every trace that may teach, in the order of the traces."""
+) -> Iterator[TaughtText]:
+    """What is learned of every trace that may teach, in the order of the traces."""
     known = {question.id: question for question in questions}
     for trace, verdict in with_verdicts(traces, verdicts):
         if verdict is not None and verdict.status in TEACHES:
             question = known.get(trace.question_id) or Question(trace.question_id, trace.question)
             if target == "answer":
-                yield trace.id, question, f"Final Answer: {verdict.answer}"
+                text = f"Final Answer: {verdict.answer}"
             else:
-                yield trace.id, question, (thought_text if target == "thinking" else taught_text)(trace, verdict)
+                text = (thought_text if target == "thinking" else taught_text)(trace, verdict)
+            yield TaughtText(trace.id, question, text)

@@ -9,7 +9,7 @@ from cotdistill.learning.lint import Lint, lint
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.settings.train import TrainSettings
 from cotdistill.template import ChatTemplate
-from cotdistill.verdict import Pair
+from cotdistill.verdict import TaughtText
 
 
 class Lesson(msgspec.Struct, frozen=True):
@@ -17,14 +17,15 @@ class Lesson(msgspec.Struct, frozen=True):
 
     template: ChatTemplate
     system: str
-    pairs: Sequence[Pair]
+    pairs: Sequence[TaughtText]
     examples: Examples
-    labels: Sequence[Pair] = ()
+    labels: Sequence[TaughtText] = ()
     at_once: Examples | None = None
 
     @classmethod
     def of(
-        cls, template: ChatTemplate, pairs: Sequence[Pair], labels: Sequence[Pair], *, system: str, max_length: int
+        cls, template: ChatTemplate, pairs: Sequence[TaughtText], labels: Sequence[TaughtText], *, system: str,
+        max_length: int,
     ) -> "Lesson":
         """Raises ``TrainingError`` where nothing is left, or too much does not fit."""
         examples = build_examples(template, pairs, system=system, max_length=max_length)

@@ -27,7 +27,7 @@ from cotdistill.shown import one_line, visible
 from cotdistill.statistics import percentile
 from cotdistill.template import ChatTemplate
 from cotdistill.thinking import apart
-from cotdistill.verdict import Pair
+from cotdistill.verdict import TaughtText
 
 LONGEST_ANSWER = Evaluate().max_new_tokens
 """Most new tokens of an answer in an evaluation that nobody said otherwise for."""
@@ -62,7 +62,7 @@ def check_packages(settings: TrainSettings) -> None:
 
 def lint(
     template: ChatTemplate,
-    pairs: Sequence[Pair],
+    pairs: Sequence[TaughtText],
     examples: Examples,
     settings: TrainSettings,
     *,

@@ -15,7 +15,7 @@ from cotdistill.learning.ranks import here
 from cotdistill.learning.scoring_teacher import ScoringTeacher
 from cotdistill.learning.served_teacher import ServedTeacher
 from cotdistill.learning.stored_scores import stored_scores
-from cotdistill.learning.teacher_scores import Scorer, Teacher, shared_ids
+from cotdistill.learning.teacher_scores import LoadedTeacher, Scorer, shared_ids
 from cotdistill.learning.terms import OfflineKd, StepByStep, Terms
 from cotdistill.model import Model, load_model
 from cotdistill.progress import Bar
@@ -59,7 +59,7 @@ def open_objective(
             return served
         loaded = load_model(teacher.directory(), placement, trust_remote_code=trust_remote_code)
         _refuse_too_long(longest, loaded.context_length)
-        return Teacher(loaded, shared_ids(model.tokenizer, loaded.tokenizer), k, read)
+        return LoadedTeacher(loaded, shared_ids(model.tokenizer, loaded.tokenizer), k, read)
 
     if settings.objective == "on_policy":
         with here().together():

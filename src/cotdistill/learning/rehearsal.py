@@ -10,12 +10,12 @@ from cotdistill.learning.lint import LONGEST_ANSWER, Lint
 from cotdistill.settings.train import TrainSettings
 from cotdistill.shown import cause_of
 from cotdistill.template import ChatTemplate, read_tokenizer
-from cotdistill.verdict import Pair
+from cotdistill.verdict import TaughtText
 
 
 def rehearse(
-    student: Path, pairs: Sequence[Pair], settings: TrainSettings, *, system: str, labels: Sequence[Pair] = (),
-    trust_remote_code: bool = False,
+    student: Path, pairs: Sequence[TaughtText], settings: TrainSettings, *, system: str,
+    labels: Sequence[TaughtText] = (), trust_remote_code: bool = False,
 ) -> Lint:  # fmt: skip
     """Its lint: of the student only the tokenizer and the names of its layers are loaded. Raises ``SetupError`` for
     layers that it does not have."""

@@ -52,8 +52,8 @@ class _Answer(msgspec.Struct):
 
 
 class ServedTeacher:
-    """As ``teacher_scores.Teacher``, for a ``model`` on a server. ``tokenizer`` is the student's. Failed requests are
-    made again as those for text are."""
+    """As ``teacher_scores.LoadedTeacher``, for a ``model`` on a server. ``tokenizer`` is the student's. Failed
+    requests are made again as those for text are."""
 
     def __init__(self, model: str, server: Server, tokenizer: Any, k: int, *, pause: float = 1.0) -> None:
         tokens = tokens_of(tokenizer)

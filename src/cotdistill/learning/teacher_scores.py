@@ -65,7 +65,7 @@ class Scorer(Protocol):
     def score(self, rows: Sequence[Example]) -> list[Scores]: ...
 
 
-class Teacher:
+class LoadedTeacher:
     """A model that says what it would have written in the place of a student. ``shared`` are the ids that mean the
     same to both; no others are among its answers. ``examples`` are some of the rows to come; what their prompts begin
     with, the system prompt and worked examples, it reads once."""

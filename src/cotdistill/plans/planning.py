@@ -42,7 +42,7 @@ from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.manifest import Manifest
 from cotdistill.template import ChatTemplate, read_tokenizer
 from cotdistill.trace import Trace
-from cotdistill.verdict import TEACHES, Pair, Verdict
+from cotdistill.verdict import TEACHES, TaughtText, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _base_answers(job: Planning, sample: Sequence[Question], open_base: Callable
         return asked(True)
 
 
-def _forward_pace(engine: Engine, pairs: Sequence[Pair], system: str) -> float:
+def _forward_pace(engine: Engine, pairs: Sequence[TaughtText], system: str) -> float:
     """Seconds a token of a forward pass over whole examples: what asking for one token after each of them takes."""
 
     def requests() -> Iterator[Request]:
@@ -161,7 +161,7 @@ def _conclude(
     answers: Sequence[Prediction],
     traces: Sequence[Trace],
     verdicts: Sequence[Verdict],
-    pairs: Sequence[Pair],
+    pairs: Sequence[TaughtText],
     forward: float,
 ) -> Plan:
     from cotdistill.model import context_of, read_config
@@ -173,7 +173,7 @@ def _conclude(
     max_length = min(recipe.train.max_length, context_of(read_config(student, trust_remote_code=trust)))
     final_lines = list(teaching_pairs(sample, traces, verdicts, "answer"))
 
-    def built(pairs: Sequence[Pair], system: str) -> list[Example]:
+    def built(pairs: Sequence[TaughtText], system: str) -> list[Example]:
         return [build_example(template, question, text, system=system, trace_id=key) for key, question, text in pairs]
 
     whole, alone = built(pairs, system), built(final_lines, system)

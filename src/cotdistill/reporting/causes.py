@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from cotdistill.reporting.score import ModelScore
-from cotdistill.statistics import Decision, Paired, questions_needed
+from cotdistill.statistics import Decision, Paired, approximate_needed_questions
 
 NOTABLE = 0.05
 """The share of answers or traces from which on a fault is named."""
@@ -146,7 +146,7 @@ def _of_training(evidence: Evidence) -> Iterator[Cause]:
 def _of_numbers(pair: Paired) -> list[Cause]:
     """Where the student is ahead, how many questions it would take to show it."""
     n = pair.n
-    needed = questions_needed(pair.only_student / n, pair.only_base / n)
+    needed = approximate_needed_questions(pair.only_student / n, pair.only_base / n)
     if pair.only_student <= pair.only_base or needed is None or needed <= n:
         return []
     return [

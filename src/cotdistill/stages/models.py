@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 OpenEngine = Callable[[], Engine]
 
 
-def teacher_engine(models: Models, batch_size: int, questions: Sequence[Question], generate: Generate,
+def engine_for(models: Models, batch_size: int, questions: Sequence[Question], generate: Generate,
                    shots: Sequence[Shot], device_map: str | None = "auto",
                    adapter: Path | None = None) -> Engine:  # fmt: skip
     """Open the teacher with a context that holds the longest prompt and its answer."""

@@ -24,7 +24,7 @@ from cotdistill.stages.models import OpenEngine
 from cotdistill.stages.verify import run_verify
 from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
-from cotdistill.verdict import Pair, Verdict
+from cotdistill.verdict import TaughtText, Verdict
 
 STAGE = "generate/student"
 TRACES = "2_student_traces.jsonl"
@@ -51,12 +51,12 @@ def asked_of(recipe: Recipe) -> Generate:
 
 
 def with_own(
-    questions: Sequence[Question], teachers: Sequence[Pair], directory: Path, manifest: Manifest, *, recipe: Recipe,
-    student: dict[str, str], open_student: OpenEngine, overwrite: bool = False, quiet: bool = False,
-) -> list[Pair]:  # fmt: skip
+    questions: Sequence[Question], teachers: Sequence[TaughtText], directory: Path, manifest: Manifest, *,
+    recipe: Recipe, student: dict[str, str], open_student: OpenEngine, overwrite: bool = False, quiet: bool = False,
+) -> list[TaughtText]:  # fmt: skip
     """What is to be learned: the student's own confirmed answers alone, or added to ``teachers``, the pairs of the
     teacher, for the questions that none of those answers. Only these questions are put to it."""
-    taught = {question.id for _, question, _ in teachers}
+    taught = {pair.question.id for pair in teachers}
     alone = recipe.train.reject_on_student.alone
     asked = [question for question in questions if alone or question.id not in taught]
     if asked:
@@ -71,10 +71,10 @@ def with_own(
     return [*(() if alone else teachers), *(own_pairs(asked, directory) if asked else ())]
 
 
-def own_pairs(questions: Sequence[Question], directory: Path) -> Iterator[Pair]:
+def own_pairs(questions: Sequence[Question], directory: Path) -> Iterator[TaughtText]:
     """The confirmed answers, each under an id that no trace of the teacher has."""
     known = {question.id for question in questions}
     traces = (trace for trace in Rows(directory / TRACES, Trace) if trace.question_id in known)
     confirmed = (verdict for verdict in Rows(directory / VERDICTS, Verdict) if verdict.status in CONFIRMED)
     for trace_id, question, text in teaching_pairs(questions, traces, confirmed):
-        yield f"{trace_id}/student", question, text
+        yield TaughtText(f"{trace_id}/student", question, text)

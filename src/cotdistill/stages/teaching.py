@@ -30,7 +30,7 @@ from cotdistill.stages.self_samples import asked_of, refuse_unconfirmed, with_ow
 from cotdistill.stages.train import run_train
 from cotdistill.storage.manifest import Manifest
 from cotdistill.trace import Trace
-from cotdistill.verdict import Pair, Verdict
+from cotdistill.verdict import TaughtText, Verdict
 
 
 class Teaching(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ class Teaching(msgspec.Struct, frozen=True):
         return self._train(settings, pairs, adapter, examples, stage)
 
     def _train(
-        self, settings: TrainSettings, pairs: Sequence[Pair], adapter: Path, examples: Path, stage: str
+        self, settings: TrainSettings, pairs: Sequence[TaughtText], adapter: Path, examples: Path, stage: str
     ) -> Mapping[str, object]:
         models = self.recipe.models
         return run_train(
@@ -141,11 +141,11 @@ class Teaching(msgspec.Struct, frozen=True):
         models = self.recipe.models
         return ScoringTeacher(models.teacher, self.files.scores, models.server)
 
-    def _pairs(self, target: Target) -> list[Pair]:
+    def _pairs(self, target: Target) -> list[TaughtText]:
         traces, verdicts = read_rows(self.files.traces, Trace), read_rows(self.files.verdicts, Verdict)
         return list(teaching_pairs(self.questions, traces, verdicts, target))
 
-    def _with_own(self, pairs: list[Pair]) -> list[Pair]:
+    def _with_own(self, pairs: list[TaughtText]) -> list[TaughtText]:
         asked, itself = asked_of(self.recipe), self.recipe.models.student_as_teacher
         return with_own(
             self.questions, pairs, self.directory, self.manifest, recipe=self.recipe, student=self.student,
@@ -154,5 +154,5 @@ class Teaching(msgspec.Struct, frozen=True):
         )  # fmt: skip
 
 
-def _digest(pairs: Sequence[Pair]) -> str:
+def _digest(pairs: Sequence[TaughtText]) -> str:
     return digest(sorted([trace_id, user_text(question), text] for trace_id, question, text in pairs))

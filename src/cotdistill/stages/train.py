@@ -25,13 +25,13 @@ from cotdistill.settings.train import TrainSettings
 from cotdistill.stages.models import identify
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.manifest import Manifest, input_of
-from cotdistill.verdict import Pair
+from cotdistill.verdict import TaughtText
 
 log = logging.getLogger(__name__)
 
 
 def run_train(
-    pairs: Sequence[Pair],
+    pairs: Sequence[TaughtText],
     output_dir: Path,
     manifest: Manifest,
     *,
@@ -46,7 +46,7 @@ def run_train(
     overwrite: bool = False,
     quiet: bool = False,
     say: Callable[[str], object] = lambda text: None,
-    labels: Sequence[Pair] = (),
+    labels: Sequence[TaughtText] = (),
     teacher: ScoringTeacher | None = None,
     shots: Sequence[Shot] = (),
     stage: str = "train",
@@ -77,8 +77,8 @@ def run_train(
                 scoring.identity()
     with ranks.together():
         teacher = fits()
-    labels = sorted(labels, key=lambda pair: pair[0]) if settings.objective == "step_by_step" else ()
-    pairs = sorted(pairs, key=lambda pair: pair[0])  # in which order the teacher answered is chance
+    labels = sorted(labels, key=lambda pair: pair.trace_id) if settings.objective == "step_by_step" else ()
+    pairs = sorted(pairs, key=lambda pair: pair.trace_id)  # in which order the teacher answered is chance
     with ranks.together():
         claimed = {
             "student": identify(student, gguf=False),
@@ -125,7 +125,7 @@ def run_train(
             manifest.begin(stage, engine=f"transformers, {placement.precision()}")
     if lesson.examples.too_long:
         log.warning("%d examples exceed %d tokens and were left out", len(lesson.examples.too_long), max_length)
-    questions = {question.id: question for _, question, _ in pairs} if teacher else {}
+    questions = {pair.question.id: pair.question for pair in pairs} if teacher else {}
     asked = {id_: model.template.prompt_ids(messages_for(one, system_prompt, shots)) for id_, one in questions.items()}
     objective = open_objective(
         settings, model, rows, teacher, max_length=max_length, placement=placement, prompts=asked,
@@ -149,7 +149,7 @@ def run_train(
         tried = ", ".join(f"{nats:.4f} at step {step}" for step, nats in result.validation)
         log.info("nats a token on the validation questions: %s; step %d is kept", tried, result.best_step)
     write_atomic(output_dir / "loss.svg", loss_svg(result.losses, "Training loss, nats per answer token").encode())
-    write_learnt(output_dir, (question for _, question, _ in pairs))
+    write_learnt(output_dir, (pair.question for pair in pairs))
     facts: dict[str, object] = {
         **msgspec.to_builtins(result),
         "too_long": len(lesson.examples.too_long),
