@@ -3,7 +3,7 @@
     0b1d6f0c2ad7c4e1
     9f0e5a8c41b2d376
 
-The hashes tell whoever tests the adapter which of his questions it has seen, and nobody what they were.
+The hashes tell whoever tests the adapter which of their questions it has seen, and nobody what they were.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Streams: what a command is told by and tells, also where somebody closed them or stopped reading.
+"""Streams: the standard streams, also when they are closed or their reader has left.
 
 Without this a closed stream's number would go to the next file that is opened, a journal perhaps, and whatever a
 library prints would end up in it; and ``cotdistill report runs/a | head -3`` would be a failure.

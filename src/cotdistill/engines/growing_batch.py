@@ -51,7 +51,7 @@ class GrowingBatch:
         self.rows = [self.rows[i] for i in indices]
         self.ids, self.mask = self.ids[at], self.mask[at]
         if self.cache is not None:
-            self.cache.reorder_cache(at)  # which layers that keep a state, not keys and values, know too
+            self.cache.reorder_cache(at)  # layers that keep a state instead of keys and values implement this too
         if not self.rows or not is_plain(self.cache):
             return
         empty = int(self.mask.any(dim=0).int().argmax())

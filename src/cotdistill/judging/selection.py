@@ -133,8 +133,8 @@ def _length(text: str) -> tuple[int, int]:
 
 
 def _of_the_shorter(question_id: str, at_most: int, share: float) -> int:
-    """How many of ``at_most`` traces come from the shorter half. What is not whole is rounded up for as many
-    questions as make the share right over a file: by the id, so that no question depends on the others."""
+    """How many of ``at_most`` come from the shorter half. The fraction is rounded up with its own probability, drawn
+    from the id's hash: so the share is right over a file, and no question depends on the others."""
     return int(at_most * share + int(digest(question_id), 16) / 16**16)
 
 

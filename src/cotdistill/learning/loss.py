@@ -115,8 +115,8 @@ class AnswerLoss:
     def _answers(
         self, model: Any, examples: Sequence[Example], project: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What ``project`` makes of the n answer tokens, (1, n, width), takes the way of the logits out of the model;
-        returns it as (n, width), and the n targets."""
+        """Run the model with ``project`` in place of its output head, on the n answer positions only. Returns its
+        values (n, width) and the targets (n)."""
         device = self.device
         batch = pack(examples) if self._packed else pad(examples, self._pad_id)
         if batch.rows:

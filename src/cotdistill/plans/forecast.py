@@ -24,7 +24,7 @@ twice the forward pass (Kaplan et al. 2020), less what frozen weights spare, mor
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``expected``, and between what it should lie."""
+    """An expected value and its bounds."""
 
     expected: float
     low: float

@@ -198,7 +198,7 @@ def _place(text: str, answer: str, marked: bool) -> int:
 def pack(rows: Iterable[Row]) -> Iterator[str]:
     """The rows as pages: base64 of gzipped JSON lists, the same bytes for the same rows. At least one page.
 
-    Text of a model thereby never stands in the page as it is; a third of the size is what that costs nobody.
+    So no text of a model stands in the page as such. Base64 makes the data a third larger.
     """
     page: list[bytes] = []
     size = 0

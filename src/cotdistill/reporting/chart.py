@@ -144,7 +144,7 @@ def _stream(left: float, right: float, height: float) -> str:
 
 
 def spread(places: Sequence[float], apart: float, end: float) -> list[float]:
-    """Ascending places moved as little as that takes to stand ``apart`` and within ``0..end``; one pass each way."""
+    """Move ascending places as little as needed so that neighbours are ``apart`` and all lie in ``0..end``."""
     moved: list[float] = []
     for place in places:
         moved.append(max(place, moved[-1] + apart if moved else apart / 2))
