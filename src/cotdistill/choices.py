@@ -12,15 +12,15 @@ import msgspec
 from msgspec import inspect
 
 FEW = 8
-"""Keys that are named one and all where none is like the one that was written."""
+"""Where no key is like the one that was written, all are named if there are no more than these."""
 
 _PLACE = re.compile(r"Invalid enum value .* - at `\$([^`]*)`$")
 _KEY = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$([^`]*)`)?$")
 
 
 def with_choices(error: str, type_: type[msgspec.Struct]) -> str:
-    """What msgspec said of data that should have been a ``type_``; words that are none of a few get the few named,
-    keys that are none of its own those like them, or all where they are few."""
+    """What msgspec said of data that is no valid ``type_``, with what is possible instead: for a wrong word the allowed
+    ones, for an unknown key those like it, or all keys where they are few."""
     root = inspect.type_info(type_)
     if found := _PLACE.search(error):
         words = _words(root, _steps(found[1]))

@@ -61,8 +61,8 @@ def converse(directory: Path, *, base: bool = True, student: bool = True, max_ne
 
 
 def streamed(model: Any, adapted: Any, prompt: Sequence[int], limit: int, *, as_base: bool) -> Iterator[str]:
-    """The greedy answer in pieces, up to the end of the turn or ``limit`` tokens. ``adapted`` is peft's model; as the
-    base its adapter is off for each step alone, so that another answer may be read from it in between."""
+    """The greedy answer in pieces, up to the end of the turn or ``limit`` tokens. ``adapted`` is peft's model; for
+    the base its adapter is off during each step only, so that the student's answer may be computed in between."""
     import torch
 
     answer: list[int] = []

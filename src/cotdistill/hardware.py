@@ -49,7 +49,8 @@ class Placement(msgspec.Struct, frozen=True):
 
     def kernels(self) -> dict[str, Any]:
         """Keyword arguments for the Trainer: Liger's kernels (Hsu et al. 2024) for norms, rotary positions and gated
-        blocks on a CUDA GPU, where the package is there. The loss stays ours, which never holds all logits either."""
+        blocks on a CUDA GPU, where the package is there. The loss stays ours: it never holds all logits at once either.
+        """
         from transformers.utils import is_liger_kernel_available
 
         if self.device != "cuda" or not is_liger_kernel_available():
@@ -87,8 +88,9 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
 
 
 def give_back_gpus() -> None:
-    """Before a model is loaded: what one that is gone held there. Wrapped models hold themselves until Python looks for
-    such circles, and torch keeps what was freed, which is not free to another process such as vLLM's."""
+    """Free the GPU memory of models that are gone, before another one is loaded. Wrapped models are reference cycles,
+    which only the garbage collector finds; and torch keeps freed memory, which another process, such as vLLM's, lacks.
+    """
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()

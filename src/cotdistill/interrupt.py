@@ -1,8 +1,8 @@
 """Interrupt: Ctrl-C, SIGTERM and a terminal that hangs up end a command within five seconds, wherever it is.
 
 The first one raises ``KeyboardInterrupt`` in the main thread, so that files are closed and rows in flight are
-finished or dropped whole. Python does that only between two of its own instructions; a long backward pass or a
-llama.cpp batch is none. So a thread watches, too: after ``GRACE`` seconds, or at the second signal, it ends the
+finished or dropped whole. Python does that only between two of its own instructions, and a long backward pass or a
+llama.cpp batch is a single one. So a thread watches, too: after ``GRACE`` seconds, or at the second signal, it ends the
 process, which harms no file more than a SIGKILL does.
 """
 

@@ -53,6 +53,6 @@ def generalised_jsd(teacher: torch.Tensor, student: torch.Tensor, beta: float) -
 
 
 def per_token(counts: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """What each term's sum is multiplied with so that the loss is ``shares`` (terms) of the terms' means over their
-    ``counts`` (terms) of tokens; 0 for a term without tokens."""
+    """The factor of each term's sum (terms): its share of the loss in ``shares`` (terms), divided by its number of
+    tokens in ``counts`` (terms). So the loss weighs the terms' means. 0 for a term without tokens."""
     return torch.where(counts > 0, shares / counts.clamp(min=1), torch.zeros_like(shares))

@@ -134,7 +134,7 @@ class Run:
         return publish(self.directory)
 
     def plan(self) -> Plan:
-        """Make the plan that is owed, and heed nothing it says."""
+        """Make the plan that is owed, whatever it advises."""
         sets = self._begin()
         with watched({"traces": False, BASE: False}, title=self.recipe.name, quiet=self.quiet):
             return self._plan(sets)

@@ -18,8 +18,8 @@ MOST = 50_000
 def expected_changes(base_to_teacher: Paired) -> tuple[float, float]:
     """The shares of questions that a student gains and loses against its base.
 
-    It is taken to answer as the teacher does on ``CLOSED`` of the questions and as its base on the others; base and
-    teacher are known from a sample. Half a question is added to the losses, for a small sample may show none.
+    The student is taken to answer as the teacher does on ``CLOSED`` of the questions and as its base on the others;
+    base and teacher are known from a sample. Half a question is added to the losses, for a small sample may show none.
     """
     n = base_to_teacher.n
     return CLOSED * base_to_teacher.only_student / n, CLOSED * (base_to_teacher.only_base + 0.5) / (n + 1)

@@ -29,7 +29,7 @@ from cotdistill.statistics import Decision, Paired, decide, gap_closed, p_text, 
 
 FIRST_MODELS = ("base", "base_few_shot", "base_native", "student", ANSWER_ONLY, "teacher")
 ASKED = {"base_few_shot": "asked with the worked examples", "base_native": "asked with its own default prompt"}
-"""The base's other chances."""
+"""The other ways to ask the base, in words."""
 RIVALS = {name: f"the base {asked}" for name, asked in ASKED.items()} | {
     ANSWER_ONLY: "a student taught the answers alone"
 }
@@ -150,7 +150,7 @@ def compare(
 
 
 def changes(pair: Paired) -> dict[float, int]:
-    """The differences of the questions of a pair, counted, as ``resampling`` takes them."""
+    """How many questions have which difference, student minus base, as ``resampling`` takes them."""
     return {1.0: pair.only_student, -1.0: pair.only_base, 0.0: pair.both + pair.neither}
 
 

@@ -40,8 +40,8 @@ def make_sets(
     may share neither text nor operands with them. Where ``train`` chooses its objective, some of those become the
     ``dev`` ones.
 
-    Raises ``DataError`` where they do, for gold answers that could not be checked against, and where too few questions
-    could be set aside.
+    Raises ``DataError`` where they share some, for gold answers that could not be checked against, and where too few
+    questions could be set aside.
     """
     files = {part: directory / name for part, name in FILES.items() if getattr(wanted, part)}
     settings: dict[str, Any] = {part: _claimed(getattr(wanted, part)) for part in FILES}

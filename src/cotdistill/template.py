@@ -112,8 +112,8 @@ class ChatTemplate:
         return apart(text, opened=before.rstrip().endswith(OPEN))
 
     def content_ids(self, text: str, *, written: bool = False) -> list[int]:
-        """Ids of ordinary text; control tokens written out in it stay ordinary text, in what a model has ``written``
-        all but the tags of a thought."""
+        """Ids of ordinary text. Control tokens written out in it stay ordinary text; in what a model has ``written``
+        the tags of a thought are the exception."""
         ids: list[int] = []
         start = 0
         for match in self._added.finditer(text) if self._added else ():

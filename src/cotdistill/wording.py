@@ -1,4 +1,4 @@
-"""Wording: what a chat template says besides messages, said in the template itself, whoever renders it.
+"""Wording: the day, and whether the model thinks first, written into the chat template itself.
 
     {%- set enable_thinking = false %}{%- set date_string = '01 Jan 2025' %}{{ bos_token }}{% for message in ...
 
@@ -24,7 +24,7 @@ SWITCHES = ("enable_thinking", "thinking")
 """By which variables templates are told whether the model thinks first (Qwen3, SmolLM3, GLM; DeepSeek, Granite)."""
 
 CLOSED = f"{{% if add_generation_prompt %}}{{{{ {EMPTY!r} }}}}{{% endif %}}"
-"""Behind a template that opens a thought whatever it is told: what closes it again."""
+"""Closes the thought again that a template opens whatever it is told; put behind that template."""
 
 
 def bare(template: str) -> str:
@@ -41,8 +41,8 @@ def template_hash(source: str) -> str:
 
 
 def fixed(source: str, thinking: bool) -> str:
-    """The template with what it asks for besides messages said in it, whoever renders it: the day, and whether the
-    model thinks first."""
+    """The template with the day, and whether the model thinks first, written into it where it asks for them. So it says
+    the same whoever renders it."""
     day = (DATED if "date_string" in source else "") + (TODAY if "strftime_now" in source else "")
     switches = [name for name in SWITCHES if re.search(rf"(?<![\w.'\"]){name}(?![\w'\"])", source)]
     return "".join(_switch(name, thinking) for name in switches) + day + source

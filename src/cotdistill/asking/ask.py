@@ -29,8 +29,8 @@ def row_id(question_id: str, sample: int) -> str:
 
 
 def asked_once(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
-    """The questions without those that are another one under a second id, and these; of two the one with gold stays,
-    else the first."""
+    """The questions to ask, and the others: those with the same content as one of the first under another id. Of such
+    twins the one with gold is asked, else the first."""
     best: dict[str, Question] = {}
     for question in questions:
         content = content_id(question.text, question.choices)

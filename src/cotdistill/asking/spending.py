@@ -39,7 +39,8 @@ class Spending:
         self._spent[teacher][1] += completion_tokens
 
     def begin(self, key: str, teacher: int, messages: Sequence[Message], sampling: Sampling) -> bool:
-        """Whether a request can be paid whatever it and those in flight come to; if so, so much is held back."""
+        """Whether a request can be paid even if it and all in flight cost the most they can; if so, holds that back.
+        """
         if self._max_cost is None and self._max_tokens is None:
             return True
         prompt = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages) + TEMPLATE

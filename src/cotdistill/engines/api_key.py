@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 HIDDEN = "[API key]"
 
 SECRET_LENGTH = 12
-"""Characters from which on a key is taken out of model text too. Placeholders that local servers are given
-("EMPTY", "ollama") are words that an answer may well hold, and no secrets."""
+"""Characters. A shorter key is not taken out of what a model wrote: placeholders that local servers are given ("EMPTY",
+"ollama") are no secrets, and an answer may well hold these words."""
 
 
 class ApiKey:

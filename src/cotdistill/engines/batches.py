@@ -18,7 +18,7 @@ from cotdistill.engines import Completion, Request
 ATTEMPTS = 3
 """Workers that may die over a request before it is an error row."""
 PARTS = 4
-"""Into so many batches goes what a worker left when it died: the request that kills is told from the others."""
+"""What a worker left when it died goes into so many batches, to tell the request that kills from the others."""
 
 
 class Batches:

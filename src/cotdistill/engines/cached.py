@@ -21,7 +21,7 @@ from cotdistill.engines.completion_cache import CompletionCache
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 1000
-"""Answers found while the other engine reads ahead; with more, it is let finish first."""
+"""Most found answers that are held while the other engine reads ahead; then that engine has to finish first."""
 
 
 class CachedEngine:

@@ -15,7 +15,7 @@ import msgspec
 from cotdistill.engines.server_reply import said
 
 _OPTIONAL = ("top_p", "temperature", "seed")
-"""Where a refusal names several, the one that is missed least goes first."""
+"""In the order in which they are left out where a refusal names several: the one that is missed least first."""
 
 _NOT_TAKEN = re.compile(r"not support|unsupported|cannot both|deprecated|unknown|unrecogni[sz]ed|unexpected")
 _QUOTED = r"""['"`]{}['"`]"""

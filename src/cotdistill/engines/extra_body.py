@@ -12,7 +12,8 @@ OURS = frozenset({
     "model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stream",
     "stream_options", "n", "best_of", "logprobs", "top_logprobs",
 })  # fmt: skip
-"""What we send ourselves, and what would change how many answers come back, or in which form."""
+"""Keys that are refused: those that we send ourselves, and those that change how many answers come back, or in which
+form."""
 
 _SECRET_NAME = re.compile(
     r"api[-_]?key|^key$|authori[sz]ation|credential|passw|secret|bearer|^token$|(access|auth)[-_]?token", re.IGNORECASE

@@ -76,8 +76,8 @@ class GrowingBatch:
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values (rows, heads, columns, size) that lie in a larger tensor: a column more is written, where the
-    plain layer copies all columns for each one that comes."""
+    """Keys and values (rows, heads, columns, size) inside a larger tensor: a new column is written in place, while
+    transformers' plain layer copies all columns for each new one."""
 
     keys: torch.Tensor
     values: torch.Tensor

@@ -93,7 +93,7 @@ class RayWorker:
         return completion if self.left.pop(completion.key, None) else None
 
     def closing(self) -> Any:
-        """Asks the engine to be closed: what to wait for. Only for a worker that has nothing to do."""
+        """Ask for the engine to be closed; returns what to wait for. Only for a worker that has nothing to do."""
         return self._actor.close.remote()
 
     def kill(self) -> None:

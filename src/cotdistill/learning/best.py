@@ -51,7 +51,7 @@ class Best(TrainerCallback):
 
     @property
     def used_up(self) -> bool:
-        """Whether patience is."""
+        """Whether the patience is used up, so that training stops."""
         since = sum(step > (self.step or 0) for step, _ in self.history)
         return self._patience is not None and since >= self._patience
 

@@ -23,7 +23,7 @@ from cotdistill.statistics import paired
 
 BASE: Literal["base"] = "base"
 CLEAR = 1.0
-"""How far apart, in z, two sets of answers are when one takes the other's place, or is dropped."""
+"""How far ahead, in z, a set of answers must be to take another's place, or to have the other dropped."""
 
 MOST = 2
 """How many rungs are trained in full."""
@@ -118,8 +118,8 @@ def z(best: Marks, rung: Marks) -> float:
 
 
 def best_of(base: Marks, rungs: Mapping[OneObjective, Marks]) -> Chosen:
-    """``base``, or the rung that took the place of the best before it. They come the cheap ones first, and no lead but
-    a clear one moves what stands."""
+    """``base``, or the rung that took the place of the best before it. The cheap rungs come first, and
+    only a clear lead replaces what is best so far."""
     best: Chosen = BASE
     marks = base
     for name, its in rungs.items():

@@ -13,7 +13,7 @@ from cotdistill.verdict import TaughtText
 
 
 class Lesson(msgspec.Struct, frozen=True):
-    """``examples`` are of ``pairs`` under the prompt ``system``, ``at_once`` of ``labels``, where there are any."""
+    """``examples`` are made of ``pairs`` under the prompt ``system``, ``at_once`` of ``labels``, if there are any."""
 
     template: ChatTemplate
     system: str

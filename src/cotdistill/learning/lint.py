@@ -30,12 +30,12 @@ from cotdistill.thinking import apart
 from cotdistill.verdict import TaughtText
 
 LONGEST_ANSWER = Evaluate().max_new_tokens
-"""Most new tokens of an answer in an evaluation that nobody said otherwise for."""
+"""Most new tokens of an answer in an evaluation, unless another number is set."""
 
 TRACKERS: Mapping[Tracker, tuple[str, ...]] = {
     "none": (), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",),
 }  # fmt: skip
-"""To whom the Trainer can report, and the packages of which one is needed for that."""
+"""The trackers that the Trainer can report to, each with the packages of which it needs one."""
 
 
 class Lint(msgspec.Struct, frozen=True):

@@ -30,9 +30,10 @@ TOKENS = 512
 TOLERANCE = 1e-3
 """How far a token's loss may lie from the model's own on average, as a share of the mean loss."""
 LEAST_TOLERANCE = 1e-4
-"""Nats, where the mean loss is so small that its share would be less than rounding."""
+"""Nats: the least that ``TOLERANCE`` comes to, for a mean loss so small that its share would be less than rounding."""
 PACKED_TOLERANCE = 1e-3
-"""Nats that any token may be off where rows lie in a line: a model that sees the row before is right in the first."""
+"""Nats that any one token may be off where rows lie in a line: the mean would hide a model that sees the row before,
+which is right in the first row."""
 SHORT_TOLERANCE = 0.1
 """Nats, in the short formats: logits of 16 to 32 are a sixteenth to an eighth apart there."""
 SHORT_BIAS = 0.05

@@ -26,7 +26,8 @@ PATIENCE = timedelta(minutes=30)
 """How long one waits for another: while rank 0 fetches and converts a model, the others do nothing."""
 
 GRACE = 5.0
-"""Seconds that those who are silent stay: a launcher ends all as soon as one ends, and one must get to speak."""
+"""Seconds that the silent processes wait before they end: a launcher ends all as soon as one ends, and the one that
+speaks needs the time."""
 
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused", "remote process exited")
 
@@ -69,7 +70,7 @@ class Ranks(msgspec.Struct, frozen=True):
             ) from error
 
     def alone(self, what: str) -> None:
-        """For what is not launched: raises ``UsageError`` under a launcher."""
+        """Raise ``UsageError`` under a launcher: ``what`` is the work of one process."""
         if self.size > 1:
             with self._silence():
                 raise UsageError(f"{what} is the work of one process; start it without a launcher")
@@ -125,8 +126,8 @@ class Ranks(msgspec.Struct, frozen=True):
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """Around work in which the processes wait for each other. A loss that cannot be right is the same in all of
-        them, and rank 0 says it; a process that has gone ends the others, with one sentence."""
+        """For work in which the processes wait for each other. A loss that cannot be right is the same in all of them,
+        and rank 0 says it. Where one process has gone, the others end with one sentence."""
         try:
             yield
         except TrainingError:

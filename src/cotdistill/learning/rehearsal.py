@@ -17,8 +17,8 @@ def rehearse(
     student: Path, pairs: Sequence[TaughtText], settings: TrainSettings, *, system: str,
     labels: Sequence[TaughtText] = (), trust_remote_code: bool = False,
 ) -> Lint:  # fmt: skip
-    """Its lint: of the student only the tokenizer and the names of its layers are loaded. Raises ``SetupError`` for
-    layers that it does not have."""
+    """The lint of that training. Of the student only the tokenizer and the names of its layers are loaded. Raises
+    ``SetupError`` for layers that it does not have."""
     from cotdistill.adapter import choose_targets
     from cotdistill.model import check_directory, context_of, read_config
 

@@ -30,8 +30,9 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class Relation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``same``: every token has the same id in both. ``alignable``: all tokens of text of the smaller one have, added
-    ones differ. ``unknown``: the teacher's are out of reach, on a server. ``shared`` counts ids with one meaning."""
+    """``same``: every token has the same id in both. ``alignable``: every token of text of the smaller vocabulary has
+    the same id in the larger one; added tokens differ. ``unknown``: the teacher is on a server, its tokens cannot be
+    read. ``shared`` counts the ids that mean the same in both."""
 
     kind: Kind
     shared: int

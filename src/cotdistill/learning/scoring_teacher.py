@@ -17,8 +17,8 @@ from cotdistill.template import read_tokenizer
 
 
 class ScoringTeacher(msgspec.Struct, frozen=True):
-    """``model`` is a catalogue name or a path, or the name that the ``server`` knows it by; ``scores`` is where those
-    of its probabilities lie that are kept."""
+    """``model`` is a catalogue name or a path, or the name that the ``server`` knows it by; ``scores`` is the
+    file in which its probabilities are kept."""
 
     model: str
     scores: Path
@@ -65,7 +65,7 @@ def fitting(
     """The teacher, where it can teach ``student`` token by token; None for an objective that needs none. A model can
     teach itself where the teacher is ``shown`` worked examples that the student is not; for one on a server see
     ``check_served``. Raises ``SetupError`` with the objectives that the pair permits where it cannot, ``UsageError``
-    for one too many."""
+    for a teacher that the objective has no use for."""
     if objective not in TOKEN_LEVEL:
         if teacher:
             raise UsageError(f"{objective} asks no teacher for probabilities; leave --teacher_model out")

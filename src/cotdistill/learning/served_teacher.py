@@ -32,7 +32,7 @@ from cotdistill.shown import one_line
 PROBE = "Ann has 12 apples and buys 7 more. 12 + 7 = 19."
 ASKED = "on_policy and offline_kd need a server that gives prompt_logprobs, as vLLM's does"
 TOKEN_BYTES = 128
-"""What a server may write for one token of one place."""
+"""Bytes that a server may write for each of the likeliest tokens of a place."""
 
 
 class _Token(msgspec.Struct):

@@ -50,9 +50,9 @@ def stored_scores(
     path: Path, rows: Sequence[Example], teacher: str, k: int, open_teacher: Callable[[int], Scorer],
     show: Callable[[int], None] = lambda rows: None,
 ) -> ScoresOf:  # fmt: skip
-    """The scores of ``rows`` by whoever goes by ``teacher``, a model in a number format, from ``path``
-    (``.safetensors``) and, for rows that are not there, from the teacher, who is opened only then, for so many tokens;
-    they are added to the file. ``show`` is told of how many more rows there are scores.
+    """The scores of ``rows`` from ``path`` (``.safetensors``). For rows that are not there the teacher is opened, with
+    the number of tokens to tell apart, and its scores are added to the file. ``teacher`` names the model and its number
+    format. ``show`` is called with how many more rows have scores.
 
     Where another training is adding to the file, waits for it and takes what it made.
 

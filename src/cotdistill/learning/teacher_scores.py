@@ -39,11 +39,11 @@ class Scores(NamedTuple):
 ScoresOf = Callable[[Example], Scores]
 
 NOTHING = Scores(torch.empty(0, 1, dtype=torch.int32), torch.empty(0, 1, dtype=torch.float16))
-"""Those of no token."""
+"""The scores of no token."""
 
 
 def together(scores: Sequence[Scores]) -> Scores:
-    """The scores of several rows as of one, in their order."""
+    """The scores of several rows joined to one, in their order."""
     if not scores:
         return NOTHING
     return Scores(torch.cat([one.ids for one in scores]), torch.cat([one.log_probs for one in scores]))

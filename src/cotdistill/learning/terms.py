@@ -32,7 +32,7 @@ class Terms:
         return self._loss.groups(rows)
 
     def rows(self, rows: Sequence[Example], step: int) -> list[Example]:
-        """What is trained in optimizer step ``step`` in the place of these rows, as many as they are."""
+        """The rows that optimizer step ``step`` trains in place of these, just as many."""
         return list(rows)
 
     def counts(self, rows: Sequence[Example]) -> list[int]:
@@ -99,7 +99,7 @@ class OfflineKd(Terms):
 def divergences(
     loss: AnswerLoss, model: Any, rows: Sequence[Example], scores: Scores, beta: float
 ) -> torch.Tensor:
-    """The generalised JSD at each answer token (n) of ``ordered`` rows, which ``scores`` are of."""
+    """The generalised JSD at each answer token (n) of ``ordered`` rows; ``scores`` are the teacher's of these rows."""
 
     def term(logits: torch.Tensor, targets: torch.Tensor, here: slice) -> torch.Tensor:
         return generalised_jsd(*_both(logits, scores, here), beta)[:, None]
@@ -117,7 +117,7 @@ def _both(logits: torch.Tensor, scores: Scores, here: slice) -> tuple[torch.Tens
 
 
 def apart(values: torch.Tensor, first: Sequence[bool], rows: Sequence[Example]) -> torch.Tensor:
-    """Sums (2) of the values of all tokens of the rows that are ``first``, and of those that are not."""
+    """Two sums (2): of the values of all tokens of the rows that are ``first``, and of those of the other rows."""
     lengths = torch.tensor([answer_tokens(row) for row in rows])
     chosen = torch.tensor(first).repeat_interleave(lengths).to(values.device)
     return torch.stack([values[chosen].sum(), values[~chosen].sum()])

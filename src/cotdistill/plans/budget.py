@@ -27,13 +27,13 @@ from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """What the questions of a plan showed. Lengths are in tokens, a number for each row: ``whole`` those of the kept
-    traces with their prompts that fit, ``answers`` of the kept ones alone; ``final_lines`` and ``labels`` those of
-    their final lines, with the prompts of the two, and ``final_answers`` without.
+    """What the questions of a plan showed. Lengths are in tokens, a number for each row: ``whole`` are the kept traces
+    that fit, with their prompts, and ``answers`` the kept traces alone. ``final_lines`` and ``labels`` are their final
+    lines, each with its own prompt, and ``final_answers`` the final lines alone.
 
-    ``rows`` is how many of the planned traces train, ``untaught`` the questions without any, ``right`` how often the
-    base is right, each as a share. Paces are seconds a token: written by the teacher, written by the base, read by the
-    base; the teacher reads ``teacher_size`` times as slowly.
+    Three are shares: ``rows`` of the planned traces that train, ``untaught`` of the questions that no trace teaches,
+    ``right`` of the base's answers. Paces are seconds a token: ``teacher_pace`` and ``base_pace`` of writing,
+    ``forward_pace`` of reading by the base; the teacher reads ``teacher_size`` times as slowly.
     """
 
     traces_each: float

@@ -42,9 +42,9 @@ NOTHING = Range(0.0, 0.0, 0.0)
 
 
 class Work(msgspec.Struct, frozen=True):
-    """A stage that answers ``rows`` questions like those of a sample: tokens of each prompt and each answer in it.
+    """A stage that answers ``rows`` questions like those of a sample, whose ``prompts`` and ``answers`` are in tokens.
 
-    ``pace`` is seconds for each token of an answer, all of a batch's time counted.
+    ``pace`` is the seconds for each token of an answer: the time of a batch by the tokens of all its answers.
     """
 
     stage: str
@@ -126,7 +126,7 @@ def _stage(task: Task, server: Server | None) -> StageForecast:
 
 
 def mean(values: Sequence[float]) -> Range:
-    """The mean and its 95 % interval; one value alone may be half or twice the mean. 0 for none."""
+    """The mean and its 95 % interval; for a single value from half of it to twice it. 0 for none."""
     if not values:
         return NOTHING
     middle = sum(values) / len(values)

@@ -43,8 +43,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What ``questions`` training questions say. Accuracies, headroom and power are null without gold.
 
     ``base`` is asked as at the evaluation, ``teacher`` as for its traces (worked examples included, first sample);
-    both are read leniently. ``kept`` are traces that may teach; of these, ``fit_length`` do as whole examples and
-    ``fit_answer`` as answers of the student, in its own tokens. ``trace_tokens`` are the median and the 99th
+    both are read leniently. ``kept`` are traces that may teach; of these ``fit_length`` fit as whole
+    examples and ``fit_answer`` as answers, both in the student's tokens. ``trace_tokens`` are the median and the 99th
     percentile, in tokens of the teacher. ``stop`` is the reason to go no further; ``cut_off`` is what to do where most
     traces were cut off.
     """
@@ -108,8 +108,8 @@ def plan_of(
     held_out: int,
     forecast: Forecast,
 ) -> Plan:
-    """Put together what was found; ``right`` says of each question with gold whether base and teacher were,
-    ``longest_trace`` after how many tokens a trace is cut off."""
+    """Put together what was found; ``right`` holds, for each question with gold, whether base and teacher were
+    right; ``longest_trace`` is the number of tokens after which a trace is cut off."""
     base, teacher = ([one[i] for one in right] for i in (0, 1))
     gains = losses = needed = reached = headroom = None
     if right:

@@ -32,9 +32,9 @@ Slice = Literal["held_out", "unseen", "traces"]
 Piece = str | tuple[str, str]
 
 MOST_CHARACTERS = 20_000
-"""Of one text; what is left out is said. The arithmetic of a text is checked up to there too."""
+"""Most characters of one text; it is said what is left out. Arithmetic is checked up to there, too."""
 PAGE_BYTES = 2_000_000
-"""Of rows as JSON, before they are compressed."""
+"""Bytes of the rows of one page as JSON, before they are compressed."""
 LAST_TRIES = 8
 MARKS = ("answer", "read", "bad")
 

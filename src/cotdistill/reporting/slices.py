@@ -35,7 +35,7 @@ class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def slices(questions: Sequence[Question], right: Mapping[str, Sequence[bool]]) -> list[Slice]:
-    """The slices of graded ``questions``; ``right`` says of each model, in their order, what it had right.
+    """The slices of graded ``questions``; ``right`` says for each model which of them it had right.
 
     A way of slicing that would leave everything in one piece is left out.
     """

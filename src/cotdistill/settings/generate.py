@@ -8,8 +8,8 @@ from cotdistill.prompt import SYSTEM_PROMPT
 
 
 class Escalate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """So many samples more, at a temperature of their own, for a question none of whose samples may teach; they may be
-    longer, ``max_new_tokens``, where the others were cut off."""
+    """For a question none of whose samples may teach: ``num_samples`` more, at a ``temperature`` of their own. With
+    ``max_new_tokens`` they may be longer than the others, which were perhaps cut off."""
 
     num_samples: Count = 4
     temperature: Positive = 0.8

@@ -19,7 +19,7 @@ TOKEN_LEVEL: tuple[OneObjective, ...] = ("on_policy", "offline_kd")
 class OnPolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``student_share`` (lambda) of the rows are answers that the student writes, of at most ``max_new_tokens``; the
     others are traces. ``beta``: 0 is KL(teacher || student), 1 the reverse, between them lies the generalised JSD.
-    ``top_k`` of the teacher's tokens are told apart, the others are one."""
+    The ``top_k`` likeliest tokens of the teacher are told apart, all others count as one."""
 
     student_share: Share = 0.5
     beta: Share = 0.5
@@ -36,8 +36,8 @@ class OfflineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SelfSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The student answers every training question ``num_samples`` times; its right answers teach it where no trace of
-    the teacher does, or ``alone``."""
+    """The student answers every training question ``num_samples`` times; its right answers teach it the
+    questions that no trace of the teacher does; with ``alone`` they are all that teaches."""
 
     num_samples: Count = 4
     temperature: Temperature = 0.7

@@ -41,7 +41,8 @@ def refuse_foreign(path: Path, holds: Holds) -> None:
 
 
 def gone(path: Path) -> Path | None:
-    """What of a finished output is not there: it itself, or of an adapter its weights or their description."""
+    """What is missing of a finished output: the file itself, or an adapter's weights or configuration; None if nothing.
+    """
     needed = (path / ADAPTER_WEIGHTS, path / ADAPTER_CONFIG) if path.is_dir() else (path,)
     return next((part for part in needed if not part.exists()), None)
 
