@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from statistics import median_low
 from types import SimpleNamespace
 
 import msgspec
@@ -13,11 +14,14 @@ from cotdistill import pipeline
 from cotdistill.commands.plan import plan
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.errors import DataError, NotWorthIt, ResumeError
+from cotdistill.example import build_example
 from cotdistill.plans.plan import Plan, chosen, lines
+from cotdistill.prompt import SYSTEM_PROMPT
 from cotdistill.question import Question
 from cotdistill.recipe import dump_recipe, without_plan
 from cotdistill.reporting.table import print_report
 from cotdistill.status import status_of
+from cotdistill.template import ChatTemplate, read_tokenizer
 from test_pipeline import recipe, solve, teacher  # noqa: F401
 
 CONFIG = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
@@ -72,6 +76,22 @@ def test_a_plan_forecasts_every_stage_of_the_recipe(planned):
     assert all(stage.seconds.low <= stage.seconds.expected <= stage.seconds.high for stage in plan.forecast.stages)
     assert plan.forecast.stages[1].seconds.expected > 0
     assert msgspec.json.decode((directory / "0_plan.json").read_bytes(), type=Plan) == plan
+
+
+def test_what_is_expected_lies_in_its_interval_where_many_examples_are_too_long(
+    planned, tiny, tmp_path, teacher,  # noqa: F811
+):
+    template = ChatTemplate(read_tokenizer(tiny))
+    asked = {row["id"]: Question(row["id"], row["question"]) for row in rows(planned[1] / "1_questions.jsonl")}
+    half = median_low(
+        len(build_example(template, asked[t["question_id"]], t["reasoning"], system=SYSTEM_PROMPT, trace_id="").input_ids)
+        for t in rows(planned[1] / "2_traces.jsonl")
+    )
+    plan = pipeline.plan(many(tiny, train={"max_length": half}), runs=tmp_path, quiet=True)
+    assert 5 < plan.fit_length.right < plan.kept.right == 20
+    (training,) = (stage for stage in plan.forecast.stages if stage.stage == "train")
+    assert training.tokens.low < training.tokens.expected < training.tokens.high
+    assert training.seconds.low < training.seconds.expected < training.seconds.high
 
 
 def test_a_plan_is_told_in_words(planned):

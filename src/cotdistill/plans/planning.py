@@ -240,7 +240,6 @@ def _forecast(
     answered = Account(job.directory / "0_plan" / "base.jsonl", Prediction).completion_tokens
     whole = [trace for trace in traces if trace.finish != "error"]
     fit = [length for length in lengths.examples if length <= max_length]
-    kept = share(sum(verdict.status in TEACHES for verdict in verdicts), len(verdicts))
     taught = {trace.question_id for trace, verdict in with_verdicts(traces, verdicts)
               if verdict and verdict.status in TEACHES}  # fmt: skip
     graded = [row.correct for row in answers if row.correct is not None]
@@ -255,7 +254,7 @@ def _forecast(
         final_lines=lengths.final_lines,
         final_answers=lengths.final_answers,
         labels=lengths.labels,
-        rows=Range(len(fit) / max(1, kept.n), kept.low or 0.0, kept.high or 1.0),
+        rows=_range(share(len(fit), len(verdicts))),
         untaught=_range(share(len(answers) - len(taught), len(answers))),
         right=_range(share(sum(graded), len(graded))) if graded else Range(0.5, 0.0, 1.0),
         teacher_pace=stages["generate"].seconds / max(1, written),
