@@ -10,6 +10,7 @@ from cotdistill.report import build_report
 from cotdistill.reporting.publication import publish
 from cotdistill.reporting.run_files import read_run
 from cotdistill.screen import Screen
+from cotdistill.settings.objective import StepByStepSettings
 from cotdistill.settings.train import TrainSettings
 from cotdistill.status import status_of
 from test_pipeline import recipe, solve, teacher  # noqa: F401
@@ -64,8 +65,8 @@ def test_a_second_student_learns_the_final_lines_alone_is_resumed_and_goes_when_
 
 
 def test_every_objective_has_the_same_second_student():
-    settings = TrainSettings(objective="step_by_step", num_epochs=5, alpha=0.3)
-    assert answer_only_settings(settings) == TrainSettings(num_epochs=5, alpha=0.3, target="answer")
+    settings = TrainSettings(objective="step_by_step", num_epochs=5, step_by_step=StepByStepSettings(0.3))
+    assert answer_only_settings(settings) == msgspec.structs.replace(settings, objective="sft", target="answer")
     assert answer_only_settings(settings).that_count == TrainSettings(num_epochs=5, target="answer").that_count
 
 

@@ -134,8 +134,7 @@ def test_a_recipe_has_the_defaults_of_the_commands():
     lora = plain.pop("lora")
     plain |= {f"lora_{name}": lora[name] for name in ("r", "alpha", "dropout")}
     plain |= {name: lora[name] for name in ("use_dora", "use_rslora")}
-    plain["alpha"] = None  # where it is not said, so that one said for another objective is refused
-    for objective in ("on_policy", "offline_kd", "reject_on_student", "auto"):
+    for objective in ("step_by_step", "on_policy", "offline_kd", "reject_on_student", "auto"):
         del plain[objective]
     assert defaults_of(train, plain) == plain
     sampling = msgspec.to_builtins(recipe.generate.sampling)

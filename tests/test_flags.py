@@ -91,7 +91,7 @@ def test_training_is_given_its_objective_and_who_scores_the_tokens(given, object
     settings = msgspec.to_builtins(found["settings"])
     assert settings["objective"] == objective
     expected = {name.removeprefix("teacher_"): value for name, value in own.items()}
-    assert {name: (settings[objective] if told else settings)[name] for name in expected} == expected
+    assert {name: settings[objective][name] for name in expected} == expected
     if told:
         assert (found["teacher"].model, found["teacher"].server.urls) == ("t", ("http://localhost:1/v1",))
     assert [shot.question for shot in found["shots"]] == (["1 + 1?"] if told else [])

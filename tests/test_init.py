@@ -15,7 +15,7 @@ from cotdistill.recipe import decode_recipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 DEFAULT = re.compile(r"^( *)# (\w+: .*)$", re.MULTILINE)
-ELSEWHERE = {"generate": {"system_prompt"}, "train": {"on_policy", "offline_kd", "reject_on_student", "auto"}}
+ELSEWHERE = {"generate": {"system_prompt"}, "train": {"step_by_step", "on_policy", "offline_kd", "reject_on_student", "auto"}}
 """Keys of which it says in words where they stand."""
 
 

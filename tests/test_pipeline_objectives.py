@@ -12,6 +12,7 @@ from cotdistill.errors import DataError, ResumeError, ServerAway
 from cotdistill.learning.teacher_scores import LoadedTeacher
 from cotdistill.prompt import LABEL_PROMPT
 from cotdistill.recipe import decode_recipe
+from cotdistill.settings.objective import StepByStepSettings
 from cotdistill.settings.train import TrainSettings
 from test_pipeline import recipe, solve, teacher  # noqa: F401
 
@@ -39,7 +40,7 @@ def other(tmp_path_factory):
 
 
 def test_step_by_step_teaches_two_tasks_and_is_asked_both(tiny, tmp_path, teacher):  # noqa: F811
-    report = pipeline.run(with_objective(tiny, "step_by_step", alpha=0.3), runs=tmp_path, quiet=True)
+    report = pipeline.run(with_objective(tiny, "step_by_step", step_by_step={"alpha": 0.3}), runs=tmp_path, quiet=True)
     directory = tmp_path / "tiny"
     taught = rows(directory / "4_examples.jsonl")
     labels = [row for row in taught if row.get("task") == "label"]
@@ -51,9 +52,9 @@ def test_step_by_step_teaches_two_tasks_and_is_asked_both(tiny, tmp_path, teache
     assert manifest(directory)["evaluate/student_label"]["settings"]["system_prompt"] == LABEL_PROMPT
     facts = manifest(directory)["train"]["facts"]
     assert set(facts["terms"]) == {"label", "rationale"}
-    assert manifest(directory)["train"]["settings"]["train"]["alpha"] == 0.3
-    with pytest.raises(ResumeError, match=r"train.alpha: 0.3 -> 0.4"):
-        pipeline.run(with_objective(tiny, "step_by_step", alpha=0.4), runs=tmp_path, quiet=True)
+    assert manifest(directory)["train"]["settings"]["train"]["step_by_step"] == {"alpha": 0.3}
+    with pytest.raises(ResumeError, match=r"train.step_by_step.alpha: 0.3 -> 0.4"):
+        pipeline.run(with_objective(tiny, "step_by_step", step_by_step={"alpha": 0.4}), runs=tmp_path, quiet=True)
 
 
 def test_offline_kd_scores_the_traces_once_and_records_their_hash(tiny, other, tmp_path, teacher):  # noqa: F811
@@ -100,7 +101,7 @@ def test_a_server_that_is_away_is_refused_before_the_teacher_is_asked(tiny, tmp_
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        ({"objective": "step_by_step", "alpha": 0.0}, "alpha between 0 and 1"),
+        ({"step_by_step": {"alpha": 0.0}}, "alpha between 0 and 1"),
         ({"objective": "step_by_step", "target": "answer"}, "the target answer is for the objective sft"),
         ({"objective": "gkd"}, "train.objective"),
         ({"objective": "on_policy", "on_policy": {"beta": 1.5}}, "train.on_policy.beta"),
@@ -115,11 +116,11 @@ def test_settings_that_mean_nothing_are_refused(tiny, train, said):
 
 def test_options_of_objectives_that_were_not_chosen_do_not_count():
     plain = TrainSettings()
-    assert not {"objective", "alpha", "on_policy", "offline_kd", "reject_on_student", "auto"} & plain.that_count.keys()
-    other = msgspec.structs.replace(plain, alpha=0.9)
+    assert not {"objective", "step_by_step", "on_policy", "offline_kd", "reject_on_student", "auto"} & plain.that_count.keys()
+    other = msgspec.structs.replace(plain, step_by_step=StepByStepSettings(0.9))
     assert other.that_count == plain.that_count
     chosen = msgspec.structs.replace(plain, objective="step_by_step")
-    assert chosen.that_count == {**plain.that_count, "objective": "step_by_step", "alpha": 0.5}
+    assert chosen.that_count == {**plain.that_count, "objective": "step_by_step", "step_by_step": {"alpha": 0.5}}
 
 
 # The command line

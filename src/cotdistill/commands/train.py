@@ -237,17 +237,17 @@ def train(
 
 
 def _own(objective: Objective, **given: dict[str, float | int | None]) -> dict[str, Any]:
-    """The settings of the objective that has its own. Raises ``UsageError`` for flags of another one."""
-    from cotdistill.settings.objective import OfflineSettings, OnPolicySettings
+    """The section of the objective, where it was given anything. Raises ``UsageError`` for flags of another one."""
+    from cotdistill.settings.objective import OfflineSettings, OnPolicySettings, StepByStepSettings
 
-    types: dict[str, Any] = {"on_policy": OnPolicySettings, "offline_kd": OfflineSettings}
+    types: dict[str, Any] = {
+        "step_by_step": StepByStepSettings, "on_policy": OnPolicySettings, "offline_kd": OfflineSettings
+    }
     said = {name: {key: value for key, value in flags.items() if value is not None} for name, flags in given.items()}
     mine = said.get(objective, {})
     foreign = [f"--{_FLAGS.get(key, key)}" for flags in said.values() for key in flags if key not in mine]
     if foreign:
         raise UsageError(f"{objective} has no {foreign[0]}; see docs/objectives.md for what each objective has")
-    if objective == "step_by_step":
-        return mine
     return {objective: types[objective](**mine)} if mine else {}
 
 

@@ -33,7 +33,7 @@ def open_objective(
     what a teacher reads before their answers. For ``offline_kd`` the teacher has scored them all, and is gone, before
     training begins; for ``on_policy`` it stays in memory beside the student."""
     if settings.objective == "step_by_step":
-        return partial(StepByStep, alpha=settings.alpha)
+        return partial(StepByStep, alpha=settings.step_by_step.alpha)
     if settings.objective not in TOKEN_LEVEL:
         return Terms
     if teacher is None:

@@ -16,6 +16,16 @@ TOKEN_LEVEL: tuple[OneObjective, ...] = ("on_policy", "offline_kd")
 """The objectives that need the teacher's probabilities."""
 
 
+class StepByStepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``alpha`` is the share of the loss that the answers alone have; the reasoning has the rest."""
+
+    alpha: Share = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError("step_by_step needs an alpha between 0 and 1; at its ends one of its two tasks is missing")
+
+
 class OnPolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``student_share`` (lambda) of the rows are answers that the student writes, of at most ``max_new_tokens``; the
     others are traces. ``beta``: 0 is KL(teacher || student), 1 the reverse, between them lies the generalised JSD.

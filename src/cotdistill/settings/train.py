@@ -7,7 +7,14 @@ import msgspec
 
 from cotdistill.bounds import Count, Length, Positive, Rate, Seed, Share
 from cotdistill.settings.lora import Lora
-from cotdistill.settings.objective import AutoSettings, Objective, OfflineSettings, OnPolicySettings, SelfSettings
+from cotdistill.settings.objective import (
+    AutoSettings,
+    Objective,
+    OfflineSettings,
+    OnPolicySettings,
+    SelfSettings,
+    StepByStepSettings,
+)
 
 Target = Literal["reasoning", "answer", "thinking"]
 """What a student learns to write: the trace, its final line alone, or the trace after what its author thought first."""
@@ -31,7 +38,6 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``target`` "answer" trains on the final line alone, without the reasoning: the arm that shows what the
     reasoning is worth. "thinking" trains on what a teacher thought, between the tags, and on the answer behind it.
-    ``alpha`` is the share of the loss that ``step_by_step`` gives to the answers alone.
     """
 
     num_epochs: Positive = 3.0
@@ -50,7 +56,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report_to: Tracker = "none"
     lora: Lora = Lora()
     objective: Objective = "sft"
-    alpha: Share = 0.5
+    step_by_step: StepByStepSettings = StepByStepSettings()
     on_policy: OnPolicySettings = OnPolicySettings()
     offline_kd: OfflineSettings = OfflineSettings()
     reject_on_student: SelfSettings = SelfSettings()
@@ -61,8 +67,6 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"the target {self.target} is for the objective sft: {self.objective} is about the reasoning"
             )
-        if "step_by_step" in self.tried and not 0 < self.alpha < 1:
-            raise ValueError("step_by_step needs an alpha between 0 and 1; at its ends one of its two tasks is missing")
         if self.patience and not self.validation:
             raise ValueError("patience needs validation, a share of the questions to try the adapter on")
 
@@ -80,9 +84,9 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def that_count(self) -> dict[str, Any]:
         """As plain data, without the tracker and the options of objectives that were not chosen."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
-        unused = {"on_policy", "offline_kd", "reject_on_student", "auto"} - {self.objective, *self.tried}
+        sections = {"step_by_step", "on_policy", "offline_kd", "reject_on_student", "auto"}
+        unused = sections - {self.objective, *self.tried}
         unused |= {"report_to"}
-        unused |= {"alpha"} if "step_by_step" not in self.tried else set()
         unused |= {"objective"} if self.objective == "sft" else set()  # records from before there were others fit
         return {key: value for key, value in plain.items() if key not in unused}
 
