@@ -67,7 +67,7 @@ def test_a_second_student_learns_the_final_lines_alone_is_resumed_and_goes_when_
 def test_every_objective_has_the_same_second_student():
     settings = TrainSettings(objective="step_by_step", num_epochs=5, step_by_step=StepByStepSettings(0.3))
     assert answer_only_settings(settings) == msgspec.structs.replace(settings, objective="sft", target="answer")
-    assert answer_only_settings(settings).that_count == TrainSettings(num_epochs=5, target="answer").that_count
+    assert answer_only_settings(settings).claimed == TrainSettings(num_epochs=5, target="answer").claimed
 
 
 def test_a_second_student_that_would_be_the_first_again_is_refused(tiny):

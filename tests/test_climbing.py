@@ -70,7 +70,7 @@ def quick(monkeypatch):
     broken: dict[str, BaseException] = {}
 
     def run_train(pairs, adapter, manifest, *, settings, examples_file, stage, overwrite, **_):
-        manifest.claim(stage, {"train": settings.that_count}, overwrite=overwrite, files=[adapter], holds="directory")
+        manifest.claim(stage, {"train": settings.claimed}, overwrite=overwrite, files=[adapter], holds="directory")
         if manifest.done(stage):
             return
         trained.append(stage)

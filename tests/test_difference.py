@@ -1,7 +1,6 @@
 """What diff says of two runs: what they were made with, and what came out otherwise."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -78,14 +77,6 @@ def outputs(directory: Path, name: str, statuses: list[str], **notes: object) ->
     manifest.note(**notes)
     write_rows(directory / f"{name}.verdicts.jsonl", [Verdict(f"q{i}#0", status) for i, status in enumerate(statuses)])
     return path
-
-
-def test_a_setting_that_did_not_exist_yet_had_its_default(runs, tmp_path):
-    older = shutil.copytree(runs / "one", tmp_path / "one")
-    record = json.loads((older / "manifest.json").read_text())
-    assert record["recipe"]["verify"].pop("prefer") == "different"
-    (older / "manifest.json").write_text(json.dumps(record))
-    assert difference(runs / "one", older).settings == []
 
 
 def test_outputs_are_compared_too_and_at_most_twenty_are_listed(tmp_path):

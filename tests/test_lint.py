@@ -215,7 +215,7 @@ def test_a_run_names_a_missing_tracker_before_it_asks_the_teacher(tiny, tmp_path
 
 
 def test_who_else_is_shown_the_loss_is_no_other_training():
-    assert TrainSettings(report_to="trackio").that_count == TrainSettings().that_count
+    assert TrainSettings(report_to="trackio").claimed == TrainSettings().claimed
 
 
 def test_packages_that_are_not_needed_need_not_be_there(monkeypatch):

@@ -55,6 +55,8 @@ def test_step_by_step_teaches_two_tasks_and_is_asked_both(tiny, tmp_path, teache
     assert manifest(directory)["train"]["settings"]["train"]["step_by_step"] == {"alpha": 0.3}
     with pytest.raises(ResumeError, match=r"train.step_by_step.alpha: 0.3 -> 0.4"):
         pipeline.run(with_objective(tiny, "step_by_step", step_by_step={"alpha": 0.4}), runs=tmp_path, quiet=True)
+    with pytest.raises(ResumeError, match=r"train.objective: 'step_by_step' -> 'sft'.*labels: '\w+' -> None"):
+        pipeline.run(with_objective(tiny, "sft"), runs=tmp_path, quiet=True)
 
 
 def test_offline_kd_scores_the_traces_once_and_records_their_hash(tiny, other, tmp_path, teacher):  # noqa: F811
@@ -116,11 +118,11 @@ def test_settings_that_mean_nothing_are_refused(tiny, train, said):
 
 def test_options_of_objectives_that_were_not_chosen_do_not_count():
     plain = TrainSettings()
-    assert not {"objective", "step_by_step", "on_policy", "offline_kd", "reject_on_student", "auto"} & plain.that_count.keys()
+    assert not {"step_by_step", "on_policy", "offline_kd", "reject_on_student", "auto"} & plain.claimed.keys()
     other = msgspec.structs.replace(plain, step_by_step=StepByStepSettings(0.9))
-    assert other.that_count == plain.that_count
+    assert other.claimed == plain.claimed
     chosen = msgspec.structs.replace(plain, objective="step_by_step")
-    assert chosen.that_count == {**plain.that_count, "objective": "step_by_step", "step_by_step": {"alpha": 0.5}}
+    assert chosen.claimed == {**plain.claimed, "objective": "step_by_step", "step_by_step": {"alpha": 0.5}}
 
 
 # The command line

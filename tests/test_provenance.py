@@ -154,7 +154,7 @@ def test_other_flags_are_refused_by_name(tiny, tmp_path, opened, flags, said):
     assert len(opened) == 1
 
 
-def test_another_test_file_is_refused_and_a_limit_is_not(tiny, tmp_path, capsys):
+def test_another_test_file_or_sampling_is_refused_and_a_limit_or_batch_is_not(tiny, tmp_path, capsys):
     def run(**flags: object) -> None:
         evaluate(base_model=str(tiny), test_file=tmp_path / "test.jsonl", output_file=tmp_path / "p.jsonl",
                  max_new_tokens=4, quiet=True, **flags)  # fmt: skip
@@ -163,6 +163,11 @@ def test_another_test_file_is_refused_and_a_limit_is_not(tiny, tmp_path, capsys)
     run()
     run(limit=1)
     assert json.loads((tmp_path / "p.metrics.json").read_bytes())["n"] == 1
+    run(batch_size=1)
+    for flags, said in (({"num_samples": 2, "temperature": 1.0}, "num_samples: 1 -> 2"),
+                        ({"thinking": True}, "sampling.thinking: False -> True")):  # fmt: skip
+        with pytest.raises(ResumeError, match=said):
+            run(**flags)
     inputs = Manifest.open(tmp_path / "p.manifest.json").noted("inputs")
     assert inputs["test_file"]["name"] == "test.jsonl"
     ask(tmp_path / "test.jsonl", "two?", "three?")

@@ -19,7 +19,6 @@ import msgspec
 from cotdistill.errors import DataError
 from cotdistill.journal import whole_rows
 from cotdistill.prediction import Prediction, is_correct
-from cotdistill.recipe import decode_recipe
 from cotdistill.run_directory import RunDirectory
 from cotdistill.storage.fingerprint import differing
 from cotdistill.storage.manifest import Manifest, record_of
@@ -92,7 +91,7 @@ def _settings(manifest: Manifest) -> dict[str, Any]:
     """The resolved recipe and what each stage was made with. A recipe's sections are named like stages, so that
     what stands in both is told once."""
     recipe = manifest.noted("recipe")
-    settings = _whole(recipe) if isinstance(recipe, dict) else {}
+    settings = dict(recipe) if isinstance(recipe, dict) else {}
     settings.pop("name", None)
     for name, stage in manifest.stages.items():
         if name in ("questions", "plan"):
@@ -102,14 +101,6 @@ def _settings(manifest: Manifest) -> dict[str, Any]:
         section = settings.get(name)
         settings[name] = {**(section if isinstance(section, dict) else {}), **made, "engine": stage.engine}
     return settings
-
-
-def _whole(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with the defaults of settings that did not exist when it was written."""
-    try:
-        return dict(msgspec.to_builtins(decode_recipe(recipe, "the recipe")))
-    except DataError:
-        return dict(recipe)  # of a version whose settings have other names
 
 
 def _inputs(manifest: Manifest) -> dict[str, Any]:

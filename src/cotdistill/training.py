@@ -79,7 +79,7 @@ def train(
 
     Raises ``TrainingError`` when a loss is not finite or exactly zero, or when the adapter did not move.
     """
-    run = run_id([model_hash(model.directory), settings.that_count], examples)
+    run = run_id([model_hash(model.directory), settings.claimed], examples)
     examples, tried = validation_split(examples, settings.validation, settings.seed)
     if not any(map(answer_tokens, examples)):
         raise TrainingError("no example has an answer token to learn from")

@@ -7,7 +7,7 @@ engine is opened.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -38,12 +38,6 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top_p: Rate = 1.0
     seed: Seed = 0
     thinking: bool = False
-
-    @property
-    def that_count(self) -> dict[str, Any]:
-        """As plain data; records from before models could think still fit those of models that do not."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain if self.thinking else {key: value for key, value in plain.items() if key != "thinking"}
 
     def seed_of(self, request: "Request") -> int:
         """The seed of one request, for engines that take one for each; 31 bits."""

@@ -81,14 +81,12 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.auto.rungs if self.objective == "auto" else (self.objective,)
 
     @property
-    def that_count(self) -> dict[str, Any]:
-        """As plain data, without the tracker and the options of objectives that were not chosen."""
+    def claimed(self) -> dict[str, Any]:
+        """What a record holds of it: all but the tracker and the options of objectives that were not chosen."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         sections = {"step_by_step", "on_policy", "offline_kd", "reject_on_student", "auto"}
         unused = sections - {self.objective, *self.tried}
-        unused |= {"report_to"}
-        unused |= {"objective"} if self.objective == "sft" else set()  # records from before there were others fit
-        return {key: value for key, value in plain.items() if key not in unused}
+        return {key: value for key, value in plain.items() if key not in unused | {"report_to"}}
 
     def top_k(self, objective: Objective) -> int:
         """How many of the teacher's tokens the objective tells apart."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from cotdistill.asking.ask import Account, row_id
 from cotdistill.card import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -43,7 +44,7 @@ def run_evaluate(
     samples together. ``server`` and ``unasked`` are as for ``run_generate``; answers to unasked questions are not
     returned."""
     stage = f"evaluate/{name}"
-    claimed: dict[str, Any] = {
+    claimed = {
         "model": model,
         "adapter": file_hash(adapter / ADAPTER_WEIGHTS) if adapter else None,
         "adapter_config": file_hash(adapter / ADAPTER_CONFIG) if adapter else None,
@@ -51,11 +52,10 @@ def run_evaluate(
         "trust_remote_code": trust_remote_code,
         "system_prompt": system_prompt,
         "batch_size": batch_size,
-        "sampling": sampling.that_count,
+        "sampling": msgspec.to_builtins(sampling),
+        "few_shot": shots_hash(shots) if shots else None,
+        "num_samples": num_samples,
     }
-    # Only where they are set: records from before there were any still fit.
-    claimed |= {"few_shot": shots_hash(shots)} if shots else {}
-    claimed |= {"num_samples": num_samples} if num_samples > 1 else {}
     manifest.claim(stage, claimed, overwrite=overwrite, files=[path], holds=Prediction)
     ids = [question.id for question in questions]
     before = Account(path, Prediction, Keys(question.id for question in (*questions, *unasked)))

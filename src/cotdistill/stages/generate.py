@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from cotdistill.asking.ask import Account
 from cotdistill.asking.collecting import collect
 from cotdistill.asking.drawing import Drawing, Step, steps_of
@@ -70,7 +72,7 @@ def run_generate(
         "few_shot": shots_hash(shots) if shots else None,
         "num_samples": settings.num_samples,
         "batch_size": settings.batch_size,
-        "sampling": settings.sampling.that_count,
+        "sampling": msgspec.to_builtins(settings.sampling),
     }
     manifest.claim(stage, claimed, overwrite=overwrite, files=[path], holds=Trace)
     later = _Later(stage, path, manifest, steps, teachers, overwrite=overwrite)
@@ -147,7 +149,7 @@ class _Later:
         self._asked: dict[str, object] = {
             step.name: {
                 "model": teachers[step.teacher].model, "first": step.first, "samples": step.samples,
-                "sampling": step.sampling.that_count,
+                "sampling": msgspec.to_builtins(step.sampling),
             }
             for step in steps[1:]
         }  # fmt: skip

@@ -113,7 +113,7 @@ class Teaching(msgspec.Struct, frozen=True):
             "dev": digest([[question.id, user_text(question), question.gold] for question in dev]),
             "load_in_4bit": models.load_in_4bit,
             "trust_remote_code": models.trust_remote_code,
-            "train": settings.that_count,
+            "train": settings.claimed,
         }
         manifest.claim("train", claimed, overwrite=self.overwrite, files=[self.files.adapter], holds="directory")
         if manifest.done("train"):

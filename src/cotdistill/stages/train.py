@@ -86,12 +86,11 @@ def run_train(
             "examples": digest([[trace_id, user_text(q), text] for trace_id, q, text in pairs]),
             "load_in_4bit": load_in_4bit,
             "trust_remote_code": trust_remote_code,
-            "train": settings.that_count,
+            "train": settings.claimed,
+            "labels": digest([[id_, user_text(q), text] for id_, q, text in labels]) if labels else None,
+            "teacher": teacher.identity() if teacher else None,
+            "few_shot": shots_hash(shots) if teacher and shots else None,
         }
-        # Only where there are any: records from before there were objectives still fit.
-        claimed |= {"labels": digest([[id_, user_text(q), text] for id_, q, text in labels])} if labels else {}
-        claimed |= {"teacher": teacher.identity()} if teacher else {}
-        claimed |= {"few_shot": shots_hash(shots)} if teacher and shots else {}
         if ranks.first:
             manifest.claim(stage, claimed, overwrite=overwrite, files=[output_dir], holds="directory")
     ranks.check_same(digest(claimed))
