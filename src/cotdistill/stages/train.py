@@ -148,7 +148,8 @@ def run_train(
         tried = ", ".join(f"{nats:.4f} at step {step}" for step, nats in result.validation)
         log.info("nats a token on the validation questions: %s; step %d is kept", tried, result.best_step)
     write_atomic(output_dir / "loss.svg", loss_svg(result.losses, "Training loss, nats per answer token").encode())
-    write_learnt(output_dir, (pair.question for pair in pairs))
+    seen = {row.question_id for row in rows}  # those for validation, too: they chose the adapter
+    write_learnt(output_dir, (pair.question for pair in pairs if pair.question.id in seen))
     facts: dict[str, object] = {
         **msgspec.to_builtins(result),
         "too_long": len(lesson.examples.too_long),
