@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cotdistill.cli import app
-from cotdistill.errors import CotdistillError
+from cotdistill.errors import CotdistillError, UsageError
+from cotdistill.settings.generate import Escalate
 
 HERE = ["--system_prompt", "Add.", "--trust_remote_code", "--no_4bit"]
 """How a model that runs here is asked."""
@@ -113,11 +114,22 @@ def test_generating_is_given_what_was_said(given):
     assert [shot.question for shot in found["shots"]] == ["1 + 1?"]
     assert [(one.text, one.gold) for one in found["words"][0]] == [("2 + 3?", "5")]
     assert found["verify"].hinted
+    assert given(*words, "--escalate", "6")["settings"].escalate == Escalate(6, 0.8)
     prices = {"base_url": "http://localhost:1/v1", "price_prompt": 1.0, "price_completion": 2.0, "max_cost": 3.5}
     plain = {"concurrency": 3, "timeout": 9.0, "api_key_env": "MY_KEY"}
     served = given(*words, *flags({**prices, **plain}))
     assert (served["settings"].max_cost, served["server"].money(10**6, 10**6)) == (3.5, 3.0)
     assert {name: getattr(served["server"], name) for name in plain} == plain
+
+
+@pytest.mark.parametrize("flag", ["--escalate_temperature", "--escalate_max_new_tokens"])
+def test_what_is_said_of_samples_that_nobody_asks_for_is_a_usage_error(tmp_path, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").write_text('{"question": "2 + 3?", "answer": "5"}\n')
+    words = ["generate", "--teacher_model", "t", "--input_file", "q.jsonl", "--output_file", "t.jsonl", flag, "2"]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, UsageError)
+    assert str(error) == f"{flag} is about the samples of --escalate N"
 
 
 def test_evaluating_is_given_what_was_said(given):

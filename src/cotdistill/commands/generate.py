@@ -42,8 +42,9 @@ def generate(
         typer.Option("--escalate", min=1, help="So many samples more for a question none of whose traces may teach."),
     ] = None,
     escalate_temperature: Annotated[
-        float, typer.Option("--escalate_temperature", min=0.01, help="Temperature of the samples of --escalate.")
-    ] = 0.8,
+        float | None,
+        typer.Option("--escalate_temperature", min=0.01, help="Temperature of the samples of --escalate (0.8)."),
+    ] = None,
     escalate_max_new_tokens: Annotated[
         int | None,
         typer.Option("--escalate_max_new_tokens", min=1, help="Longest of those, where the others are cut off."),
@@ -126,8 +127,9 @@ def generate(
         log.info("%s: %d of the questions are others under a second id; those are asked once", input_file, len(twins))
     check_golds(questions)
     shots = load_few_shot(few_shot) if few_shot else ()
-    if escalate_max_new_tokens and not escalate:
-        raise UsageError("--escalate_max_new_tokens is about the samples of --escalate N")
+    for flag, value in (("temperature", escalate_temperature), ("max_new_tokens", escalate_max_new_tokens)):
+        if value and not escalate:
+            raise UsageError(f"--escalate_{flag} is about the samples of --escalate N")
     if thinking and base_url:
         raise UsageError("--thinking is for a teacher that runs here; a server is told with --extra_body")
     server = o.server_of(
@@ -139,10 +141,11 @@ def generate(
             workers=workers,
         ))  # fmt: skip
         sampling = Sampling(max_new_tokens, do_sample, temperature, seed=seed, thinking=thinking)
+        hotter = escalate_temperature or Escalate().temperature
         settings = o.checked(Generate(
             system_prompt, None, num_samples, batch_size, sampling, enough=enough, hint=hint, max_cost=max_cost,
             max_tokens_total=max_tokens_total, cache=cache,
-            escalate=Escalate(escalate, escalate_temperature, escalate_max_new_tokens) if escalate else None,
+            escalate=Escalate(escalate, hotter, escalate_max_new_tokens) if escalate else None,
         ))  # fmt: skip
     judged = Verify(hinted=hint)
     second = None
