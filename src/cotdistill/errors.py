@@ -18,7 +18,7 @@ class UsageError(CotdistillError):
 
 
 class SetupError(CotdistillError):
-    """A model, package, directory or permission is not as the work needs it; raised before any work."""
+    """A model, package, directory or permission is not as the work needs it."""
 
 
 class ServerAway(CotdistillError):

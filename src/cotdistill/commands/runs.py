@@ -1,4 +1,4 @@
-"""``cotdistill run``, ``report``, ``view`` and ``chat``: whole runs."""
+"""``cotdistill run``, ``report``, ``compare``, ``view`` and ``chat``: whole runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -3,7 +3,7 @@
 An engine takes requests and yields completions as they finish, in any order; the caller matches them by
 ``key``. A request that fails is a completion with ``finish="error"``, never an exception: one bad row must
 not cost the others. What cannot work at all (no such model, no memory) raises ``SetupError`` when the
-engine is opened.
+engine is opened, or from ``complete`` where that shows only then (a worker that died, a key that is refused).
 """
 
 from collections.abc import Iterable, Iterator
@@ -80,7 +80,8 @@ class Engine(Protocol):
         ...
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Yield one completion per request, as they finish."""
+        """Yield one completion per request, as they finish. Raises ``SetupError``, after the completions that were
+        there, where the engine can do no more."""
         ...
 
     def close(self) -> None:

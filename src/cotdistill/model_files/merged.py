@@ -30,7 +30,7 @@ from cotdistill.storage.disk import explained, require_space
 from cotdistill.storage.ours import refuse_other_kind
 
 QUESTIONS = ("What is 15% of 240?", "If a train travels 120 km in 2 hours, what is its average speed?", "Why?")
-"""What both models are asked: the likeliest next token after every token of these prompts must stay what it is."""
+"""What both models are asked; how far their logits may be apart is ``TOLERANCE``."""
 
 _WAY = "name another, or replace it with --overwrite"
 

@@ -4,7 +4,7 @@
     student  41/80  51 % [40, 62]    51 %         38          0      30        0.50
 
 Fits 80 columns, is not cut where there are fewer, and needs no terminal. Names come from files, so they are shown as
-plain text: no markup is read in them and control characters are dropped.
+plain text: no markup is read in them and control characters are written as escapes.
 """
 
 from typing import Any
