@@ -26,7 +26,8 @@ setup: $(READY)
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	command -v nvidia-smi >/dev/null || $(PIP) $(CPU_TORCH) 2>/dev/null || true
+	command -v nvidia-smi >/dev/null || $(PIP) $(CPU_TORCH) 2>/dev/null || \
+		echo "pip cannot install $(CPU_TORCH): the CUDA build of torch, ten times as large, is installed in its place"
 	$(PIP) -e '.[dev]'
 	touch $(READY)
 
