@@ -30,7 +30,8 @@ import httpx
 import msgspec
 from benchmarks.journal import questions, reasoning
 
-from cotdistill.asking.collecting import teach
+from cotdistill.asking.collecting import collect
+from cotdistill.asking.drawing import Drawing, Step
 from cotdistill.engines import Sampling
 from cotdistill.engines.openai_server import OpenAIServerEngine
 from cotdistill.engines.server import Server
@@ -195,7 +196,8 @@ def ours(url: str, rows: int, in_flight: int) -> Measured:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "traces.jsonl"
         start, cpu = time.perf_counter(), time.process_time()
-        teach(engine, asked, path, system=SYSTEM_PROMPT, sampling=Sampling(), show=show)
+        drawing = Drawing(asked, [Step("", 0, 1, Sampling())], lambda one, _: messages_for(one, SYSTEM_PROMPT))
+        collect(drawing, asked, path, names=[""], open_teacher=lambda _: engine, show=show)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         assert done == rows == path.read_bytes().count(b"\n")
     return Measured(rows, seconds, cpu, (memory[0], memory[1]), 1000 * max(lateness), 1000 * max(held))

@@ -26,13 +26,15 @@ from pathlib import Path
 
 import msgspec
 
+from cotdistill.asking import drawing
 from cotdistill.asking.ask import Account, row_id
-from cotdistill.asking.collecting import teach
+from cotdistill.asking.collecting import collect
 from cotdistill.engines import Sampling
 from cotdistill.engines.scripted import ScriptedEngine
 from cotdistill.journal import Journal, read_rows
 from cotdistill.judging.pairs import teaching_pairs
 from cotdistill.machine import peak_memory
+from cotdistill.prompt import messages_for
 from cotdistill.question import Question
 from cotdistill.settings.verify import Verify
 from cotdistill.stages.verify import run_verify
@@ -83,7 +85,8 @@ def resume(directory: Path, rows: int, samples: int) -> None:
     path, asked = directory / "traces.jsonl", questions(rows, samples)
     engine = ScriptedEngine(lambda question: reasoning(len(asked) - 1, samples - 1))
     owed = Account(path, Trace).owed(row_id(q.id, s) for q in asked for s in range(samples))
-    teach(engine, asked, path, system="", sampling=Sampling(), num_samples=samples)
+    drawn = drawing.Drawing(asked, [drawing.Step("", 0, samples, Sampling())], lambda one, _: messages_for(one, ""))
+    collect(drawn, asked, path, names=[""], open_teacher=lambda _: engine)
     if not owed == len(engine.requests) == 1:
         raise SystemExit(f"one row was owed, {owed} were counted and {len(engine.requests)} asked")
 

@@ -21,7 +21,8 @@ import msgspec
 import pytest
 import yaml
 
-from cotdistill.asking.collecting import teach
+from cotdistill.asking.collecting import collect
+from cotdistill.asking.drawing import Drawing, Step
 from cotdistill.commands.options import server_of
 from cotdistill.engines import Completion, Message, Request, Sampling
 from cotdistill.engines.api_key import ApiKey, key_for
@@ -62,6 +63,11 @@ def ask(engine: OpenAIServerEngine, count: int = 1) -> list[Completion]:
         return sorted(engine.complete(requests(count), Sampling()), key=lambda completion: completion.key)
     finally:
         engine.close()
+
+
+def traces_by(engine: OpenAIServerEngine, questions: list[Question], path: Path) -> None:
+    drawing = Drawing(questions, [Step("", 0, 1, Sampling())], lambda question, _: messages_for(question, "Add."))
+    collect(drawing, questions, path, names=["m"], open_teacher=lambda _: engine)
 
 
 def test_what_a_server_answers_comes_back_byte_for_byte_with_its_tokens():
@@ -114,7 +120,7 @@ def test_only_an_answer_that_the_model_ended_itself_counts_as_whole(said, meant)
 def test_thinking_is_kept_apart_from_the_answer_and_reaches_the_trace(field, tmp_path):
     with ServerDouble([answers("Final Answer: 0", **{field: "Hm, 0."})]) as server:
         engine = engine_on(server)
-        teach(engine, [Question("q", "0 + 0?")], tmp_path / "t.jsonl", system="Add.", sampling=Sampling(), name="m")
+        traces_by(engine, [Question("q", "0 + 0?")], tmp_path / "t.jsonl")
     (row,) = map(json.loads, (tmp_path / "t.jsonl").read_bytes().splitlines())
     assert (row["reasoning"], row["thinking"], row["final_answer"]) == ("Final Answer: 0", "Hm, 0.", "0")
 
@@ -335,12 +341,12 @@ def test_a_server_that_only_fails_is_left_after_some_requests_and_what_was_done_
     with ServerDouble([*[echoes()] * 5, *[fails(500, "down")] * 200]) as server:
         engine = engine_on(server, concurrency=1, retries=1, max_failures=4)
         with pytest.raises(SetupError, match=r"4 failed requests in a row.*status 500: down.*goes on"):
-            teach(engine, questions, path, system="", sampling=Sampling())
+            traces_by(engine, questions, path)
         rows = [json.loads(line) for line in path.read_bytes().splitlines()]
         assert [row["finish"] for row in rows] == ["stop"] * 5 + ["error"] * 4
         server.script = iter(())
         done = len(server.bodies)
-        teach(engine, questions, path, system="", sampling=Sampling())
+        traces_by(engine, questions, path)
         assert len(server.bodies) - done == 15
     rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert sorted(row["question_id"] for row in rows) == sorted(question.id for question in questions)

@@ -1,3 +1,5 @@
+import base64
+import gzip
 import itertools
 import json
 import os
@@ -14,7 +16,7 @@ import pytest
 from cotdistill.errors import DataError
 from cotdistill.report import from_json
 from cotdistill.reporting import browse, chart, page
-from cotdistill.reporting.browse import pieces, unpack
+from cotdistill.reporting.browse import pieces
 from cotdistill.reporting.model_card import MARK, shareable
 from cotdistill.reporting.publication import publish
 from cotdistill.reporting.run_files import read_run, report_of
@@ -54,6 +56,10 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = make_run(tmp_path_factory.mktemp("run") / "hostile", 30, hostile=True)
     publish(directory)
     return directory
+
+
+def unpack(page: str) -> list[browse.Row]:
+    return msgspec.json.decode(gzip.decompress(base64.b64decode(page)), type=list[browse.Row])
 
 
 def packed_rows(html: str) -> list[browse.Row]:

@@ -103,12 +103,6 @@ class Rows(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return read_rows(self._path, self._type) if self._path.exists() else iter(())
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __bool__(self) -> bool:
-        return next(iter(self), None) is not None
-
 
 def write_rows(path: str | Path, rows: Iterable[object]) -> None:
     """Replace ``path`` by these rows, all or nothing."""

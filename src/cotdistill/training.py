@@ -56,10 +56,6 @@ class TrainResult(msgspec.Struct, frozen=True):
     peak_memory: int = 0
     terms: dict[str, list[tuple[int, float]]] = {}
 
-    @property
-    def final_loss(self) -> float:
-        return self.losses[-1][1]
-
 
 def train(
     model: Model,

@@ -6,8 +6,7 @@ from pathlib import Path
 from cotdistill.answer import find_answer
 from cotdistill.asking.ask import record
 from cotdistill.asking.drawing import Drawing, Step
-from cotdistill.engines import Completion, Engine, Sampling
-from cotdistill.prompt import messages_for
+from cotdistill.engines import Completion, Engine
 from cotdistill.question import Question
 from cotdistill.trace import Trace
 
@@ -54,20 +53,3 @@ def collect(
         questions, path, Trace, key=lambda row: row.id, asked=lambda row: (row.question_id, row.question),
         answers=lambda _: drawing.answers(open_teacher), make=make, there=drawing.there, show=came,
     )  # fmt: skip
-
-
-def teach(
-    engine: Engine,
-    questions: Sequence[Question],
-    path: Path,
-    *,
-    system: str,
-    sampling: Sampling,
-    num_samples: int = 1,
-    name: str = "",
-    show: Callable[[Trace], object] = lambda trace: None,
-) -> None:
-    """Ask one teacher every question ``num_samples`` times and append the traces to ``path``; as ``collect``."""
-    step = Step("", 0, num_samples, sampling)
-    drawing = Drawing(questions, [step], lambda question, _: messages_for(question, system))
-    collect(drawing, questions, path, names=[name], open_teacher=lambda _: engine, show=show)

@@ -214,10 +214,5 @@ def pack(rows: Iterable[Row]) -> Iterator[str]:
         yield _packed(page)
 
 
-def unpack(page: str) -> list[Row]:
-    """The rows of one page."""
-    return msgspec.json.decode(gzip.decompress(base64.b64decode(page)), type=list[Row])
-
-
 def _packed(page: Sequence[bytes]) -> str:
     return base64.b64encode(gzip.compress(b"[" + b",".join(page) + b"]", 6, mtime=0)).decode()

@@ -93,12 +93,11 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """Answers of one model by their length; ``middle`` is the median, in tokens and in percent across."""
+    """Answers of one model by their length; ``middle`` is the median."""
 
     name: str
     bars: tuple[Bar, ...]
     middle: int
-    middle_at: float
     longest: int
     n: int
     cut: int
@@ -225,9 +224,8 @@ def histograms(lengths: Mapping[str, Sequence[tuple[int, bool]]], limit: int) ->
             for at, (whole, cut) in enumerate(counts[name])
             if whole or cut
         )
-        at = _round(100 * (middle + 0.5) / (top + 1))
         longest = ordered[-1] if ordered else 0
-        made.append(Histogram(name, bars, middle, at, longest, len(rows), sum(cut for _, cut in rows)))
+        made.append(Histogram(name, bars, middle, longest, len(rows), sum(cut for _, cut in rows)))
     return made, [Tick(0, "0"), Tick(50, str(top // 2)), Tick(100, str(top))]
 
 
