@@ -12,7 +12,6 @@ from cotdistill.engines.opening import opened_late
 from cotdistill.errors import DataError
 from cotdistill.recipe import load_recipe
 from cotdistill.reporting.publication import publish
-from cotdistill.reporting.run_files import EXPORT
 from cotdistill.run_directory import RunDirectory
 from cotdistill.sets import make_sets
 from cotdistill.settings.generate import Generate
@@ -43,7 +42,7 @@ def evaluate_export(
         models = Models(str(artifact), "", trust_remote_code=trust, load_in_4bit=False)
         with opened_late(partial(engine_for, models, settings.batch_size, questions, asked, ())) as open_model:
             run_evaluate(
-                "export", questions, directory / EXPORT, manifest,
+                "export", questions, files.prediction("export"), manifest,
                 model=identify(str(artifact), gguf=True), system_prompt=asked.system_prompt, sampling=asked.sampling,
                 num_samples=settings.num_samples, batch_size=settings.batch_size, open_model=open_model,
                 load_in_4bit=models.load_in_4bit, trust_remote_code=trust, overwrite=overwrite, quiet=quiet,

@@ -4,8 +4,11 @@
 """
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
+
+Part = Literal["train", "held_out", "unseen", "dev"]
 
 
 class RunDirectory(msgspec.Struct, frozen=True):
@@ -21,6 +24,22 @@ class RunDirectory(msgspec.Struct, frozen=True):
     @property
     def manifest(self) -> Path:
         return self.path / "manifest.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "0_plan.json"
+
+    @property
+    def plan_answers(self) -> Path:
+        """The base's, to the questions that a plan asks."""
+        return self.path / "0_plan" / "base.jsonl"
+
+    @property
+    def plan_verdicts(self) -> Path:
+        return self.path / "0_plan" / "verdicts.jsonl"
+
+    def questions(self, part: Part) -> Path:
+        return self.path / f"1_{'questions' if part == 'train' else part}.jsonl"
 
     @property
     def traces(self) -> Path:
@@ -46,9 +65,13 @@ class RunDirectory(msgspec.Struct, frozen=True):
     def adapter(self) -> Path:
         return self.path / "5_adapter"
 
+    @property
+    def predictions(self) -> Path:
+        return self.path / "6_predictions"
+
     def prediction(self, label: str) -> Path:
         """The answers of one model, asked in one way."""
-        return self.path / "6_predictions" / f"{label}.jsonl"
+        return self.predictions / f"{label}.jsonl"
 
     @property
     def report(self) -> Path:

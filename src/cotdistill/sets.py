@@ -17,13 +17,13 @@ from cotdistill.generated import Task, chance_rate, generate, prove_disjoint
 from cotdistill.journal import read_rows, write_rows
 from cotdistill.overlap import refuse_overlap
 from cotdistill.question import Question, load_questions
+from cotdistill.run_directory import Part, RunDirectory
 from cotdistill.settings.questions import Questions, Source
 from cotdistill.settings.train import TrainSettings
 from cotdistill.storage.manifest import Manifest, input_of
 from cotdistill.verdict import check_golds
 
-FILES = {"train": "1_questions.jsonl", "held_out": "1_held_out.jsonl", "unseen": "1_unseen.jsonl"}
-DEV = "1_dev.jsonl"
+PARTS: tuple[Part, ...] = ("train", "held_out", "unseen")
 
 
 class Sets(msgspec.Struct, frozen=True):
@@ -43,10 +43,11 @@ def make_sets(
     Raises ``DataError`` where they share some, for gold answers that could not be checked against, and where too few
     questions could be set aside.
     """
-    files = {part: directory / name for part, name in FILES.items() if getattr(wanted, part)}
-    settings: dict[str, Any] = {part: _claimed(getattr(wanted, part)) for part in FILES}
+    run = RunDirectory(directory)
+    files = {part: run.questions(part) for part in PARTS if getattr(wanted, part)}
+    settings: dict[str, Any] = {part: _claimed(getattr(wanted, part)) for part in PARTS}
     if aside := train.auto if train.objective == "auto" else None:
-        files["dev"] = directory / DEV
+        files["dev"] = run.questions("dev")
         settings["dev"] = {"dev_share": aside.dev_share, "max_dev": aside.max_dev, "seed": train.seed}
     manifest.claim("questions", settings, overwrite=overwrite, files=list(files.values()), holds=Question)
     if manifest.done("questions"):
@@ -70,7 +71,7 @@ def make_sets(
         sets = Sets(taught, held_out, unseen, dev)
     for part, file in files.items():
         write_rows(file, getattr(sets, part))
-    sizes = {part: len(getattr(sets, part)) for part in (*FILES, *(("dev",) if aside else ()))}
+    sizes = {part: len(getattr(sets, part)) for part in (*PARTS, *(("dev",) if aside else ()))}
     manifest.finish("questions", **sizes, disjoint=proof, shared_ngrams=shared, chance_rate=chance_rate(held_out))
     return sets
 

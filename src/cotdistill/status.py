@@ -107,12 +107,12 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
     samples = recipe.generate.num_samples if recipe else 1
     server = recipe.models.server if recipe else None
     varies = bool(recipe and (recipe.generate.varies or recipe.models.second_teacher))
-    asked = _count(directory / "1_questions.jsonl", Question)
+    asked = _count(files.questions("train"), Question)
     yield _stage("questions", manifest)
     sample = f"evaluate/{BASE}"
     if sample in manifest.stages or (recipe and not recipe.plan.skip and "train" not in manifest.stages):
         count = min(asked, recipe.plan.questions) if recipe else None
-        answers = _rows(sample, manifest, directory / "0_plan" / "base.jsonl", count, None)
+        answers = _rows(sample, manifest, files.plan_answers, count, None)
         yield msgspec.structs.replace(answers, name="plan", done=answers.done and manifest.done("plan"))
     yield _rows("generate", manifest, files.traces, asked * samples if asked and not varies else None,
                 None if varies else server)  # fmt: skip
@@ -124,20 +124,20 @@ def _stages_of_run(directory: Path, manifest: Manifest) -> Iterator[StageStatus]
     yield _train(files.adapter, manifest)
     if ANSWER_ONLY_STAGE in manifest.stages or (recipe and recipe.evaluate.answer_only):
         yield _train(directory / ADAPTER, manifest, ANSWER_ONLY_STAGE)
-    planned = dict(_evaluations(directory, recipe))
+    planned = dict(_evaluations(files, recipe))
     shown = {*planned, *rungs, sample}
     others = [name for name in manifest.stages if name.startswith("evaluate/") and name not in shown]
     for name in (*planned, *others):
         file = manifest.output(name) or files.prediction(name.removeprefix("evaluate/"))
         yield _rows(name, manifest, file, planned.get(name), server if name.endswith("/teacher") else None)
-    yield StageStatus("report", (directory / "7_report.json").is_file())
+    yield StageStatus("report", files.report.is_file())
 
 
-def _evaluations(directory: Path, recipe: Recipe | None) -> Iterator[tuple[str, int | None]]:
+def _evaluations(files: RunDirectory, recipe: Recipe | None) -> Iterator[tuple[str, int | None]]:
     if recipe is None:
         return
     samples = recipe.evaluate.num_samples
-    held_out, unseen = (_count(directory / f"1_{part}.jsonl", Question) * samples for part in ("held_out", "unseen"))
+    held_out, unseen = (_count(files.questions(part), Question) * samples for part in ("held_out", "unseen"))
     asked = labels(recipe, recipe.train.objective, unseen=recipe.questions.unseen is not None)
     for label in chain.from_iterable(asked.values()):
         yield f"evaluate/{label}", (unseen if label.startswith(UNSEEN) else held_out) or None

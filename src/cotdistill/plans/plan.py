@@ -20,12 +20,12 @@ from cotdistill.learning.relation import Relation, permitted
 from cotdistill.plans.forecast import Forecast, Range, count_text, seconds_text
 from cotdistill.power import CLOSED, POWER, expected_changes, needed_questions, power
 from cotdistill.question import Question
+from cotdistill.run_directory import RunDirectory
 from cotdistill.shown import percent
 from cotdistill.statistics import paired, percentile, wilson
 from cotdistill.trace import Trace
 from cotdistill.verdict import TEACHES, Verdict
 
-PLAN = "0_plan.json"
 BASE = "plan/base"
 """The name under which the base answers the sample."""
 
@@ -147,7 +147,7 @@ def plan_of(
 
 def read_plan(directory: Path) -> Plan:
     """The plan in a run directory. Raises ``DataError`` where it cannot be read."""
-    path = directory / PLAN
+    path = RunDirectory(directory).plan
     try:
         return msgspec.json.decode(path.read_bytes(), type=Plan)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

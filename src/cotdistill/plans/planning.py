@@ -28,7 +28,7 @@ from cotdistill.learning.relation import Relation, permitted, read_tokens, relat
 from cotdistill.model_files.parameter_count import parameter_count
 from cotdistill.plans.budget import Sample, Sizes, assumptions, budget
 from cotdistill.plans.forecast import Forecast, Range, forecast
-from cotdistill.plans.plan import BASE, PLAN, Lengths, Plan, Share, chosen, lines, plan_of, read_plan, share
+from cotdistill.plans.plan import BASE, Lengths, Plan, Share, chosen, lines, plan_of, read_plan, share
 from cotdistill.prediction import Prediction
 from cotdistill.prompt import LABEL_PROMPT, messages_for
 from cotdistill.question import Question
@@ -71,14 +71,14 @@ class Planning(msgspec.Struct, frozen=True):
 
 def run_plan(job: Planning) -> Plan:
     """The plan: that in ``0_plan.json`` where it was made for this recipe, else a new one."""
-    manifest, path = job.manifest, job.directory / PLAN
+    manifest, path = job.manifest, job.files.plan
     claimed = {"of": digest(_relevant(job))}
     known = manifest.stages.get("plan")
     if not job.overwrite and known and known.finished and known.settings == claimed and path.is_file():
         return read_plan(job.directory)
     sample = chosen(job.train, job.recipe.plan.questions)
     traces = _traces(job, sample)
-    verdicts_file = job.directory / "0_plan" / "verdicts.jsonl"
+    verdicts_file = job.files.plan_verdicts
     verdicts_file.parent.mkdir(exist_ok=True)
     run_verify(sample, job.files.traces, verdicts_file, job.recipe.verify.without_student)
     verdicts = list(read_rows(verdicts_file, Verdict))
@@ -129,7 +129,7 @@ def _base_answers(job: Planning, sample: Sequence[Question], open_base: Callable
 
     def asked(overwrite: bool) -> list[Prediction]:
         return run_evaluate(
-            BASE, sample, job.directory / "0_plan" / "base.jsonl", job.manifest,
+            BASE, sample, job.files.plan_answers, job.manifest,
             model=job.models["student"], system_prompt=job.recipe.generate.system_prompt,
             sampling=job.recipe.answering, batch_size=settings.batch_size, open_model=open_base,
             unasked=[question for question in job.train if question.id not in ids],
@@ -237,7 +237,7 @@ def _forecast(
     """Unseen questions are taken to be like the others."""
     recipe, stages = job.recipe, job.manifest.stages
     written = Account(job.files.traces, Trace).completion_tokens
-    answered = Account(job.directory / "0_plan" / "base.jsonl", Prediction).completion_tokens
+    answered = Account(job.files.plan_answers, Prediction).completion_tokens
     whole = [trace for trace in traces if trace.finish != "error"]
     fit = [length for length in lengths.examples if length <= max_length]
     taught = {trace.question_id for trace, verdict in with_verdicts(traces, verdicts)

@@ -22,7 +22,7 @@ from cotdistill.judging.files import with_verdicts
 from cotdistill.learning.ladder import Ladder
 from cotdistill.line_up import labels
 from cotdistill.plans.forecast import compared
-from cotdistill.plans.plan import PLAN, read_plan
+from cotdistill.plans.plan import read_plan
 from cotdistill.prediction import Prediction, is_correct
 from cotdistill.question import Question
 from cotdistill.recipe import Recipe, load_recipe
@@ -40,7 +40,6 @@ from cotdistill.verdict import TEACHES, Verdict
 
 Predictions = dict[str, list[Prediction]]
 
-EXPORT = "6_predictions/export.jsonl"
 OF_RUNGS = ("train/rungs/", "evaluate/rungs/")
 """How the stages of a ladder's rungs begin."""
 
@@ -67,8 +66,8 @@ def read_run(directory: Path) -> RunFiles:
     files = RunDirectory(directory)
     manifest = Manifest.open(files.manifest)
     refuse_gap(directory, manifest)
-    held_out = _rows(directory / "1_held_out.jsonl", Question)
-    unseen = _rows(directory / "1_unseen.jsonl", Question)
+    held_out = _rows(files.questions("held_out"), Question)
+    unseen = _rows(files.questions("unseen"), Question)
     predictions = _predictions(directory, manifest, "", held_out)
     if not predictions or not files.recipe.is_file():
         raise DataError(f"{directory} has no report yet; finish the run: {go_on(directory)}")
@@ -80,7 +79,7 @@ def read_run(directory: Path) -> RunFiles:
         directory=directory,
         recipe=recipe,
         manifest=manifest,
-        train=_rows(directory / "1_questions.jsonl", Question),
+        train=_rows(files.questions("train"), Question),
         held_out=held_out,
         unseen=unseen,
         traces=Rows(files.traces, Trace),
@@ -116,7 +115,7 @@ def report_of(run: RunFiles) -> Report:
     if "export" in run.predictions and "student" in run.predictions:
         cost = export_cost(run.held_out, run.predictions["student"], run.predictions["export"])
         details["export"] = {"file": manifest.facts("evaluate/export").get("file"), **cost}
-    if (run.directory / PLAN).is_file() and manifest.done("plan"):
+    if RunDirectory(run.directory).plan.is_file() and manifest.done("plan"):
         details["plan"] = _plan(run)
     report = build_report(
         run.held_out,
@@ -211,10 +210,11 @@ def _rows(path: Path, type_: type[Any]) -> list[Any]:
 def _predictions(directory: Path, manifest: Manifest, part: str, asked: Sequence[Question]) -> Predictions:
     """The files that the manifest calls complete: base, student and teacher first, then by name. Not the answers of
     an export where the student was trained anew since."""
-    files = {path.stem: path for path in (directory / "6_predictions" / part).glob("*.jsonl")}
+    run = RunDirectory(directory)
+    files = {path.stem: path for path in (run.predictions / part).glob("*.jsonl")}
     done = [name for name in files if manifest.done(f"evaluate/{part}{name}")]
     if "export" in done:
-        weights = RunDirectory(directory).adapter / ADAPTER_WEIGHTS
+        weights = run.adapter / ADAPTER_WEIGHTS
         if not weights.exists() or manifest.facts("evaluate/export").get("adapter") != file_hash(weights):
             done.remove("export")
     done.sort(key=model_order)
