@@ -47,8 +47,8 @@ def right(way: int, answer: int = 5) -> str:
 class Ahead(ScriptedEngine):
     """Reads so many requests before it answers, and answers in any order; ``script`` is given question and sample."""
 
-    def __init__(self, script: Callable[[str, int], str], ahead: int = 1, seed: int = 0, name: str = "ahead") -> None:
-        super().__init__(lambda _: "", name)
+    def __init__(self, script: Callable[[str, int], str], ahead: int = 1, seed: int = 0) -> None:
+        super().__init__(lambda _: "")
         self._script, self._ahead, self._random = script, ahead, random.Random(seed)
         self.streams = 0
 
