@@ -229,7 +229,7 @@ def test_report_prints_the_table_in_the_form_that_was_asked_for(made):
     assert cotdistill("report", str(made), "--format", "csv").stdout.startswith("questions,model,n,")
     refused = cotdistill("report", str(made), "--format", "pdf")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "table, markdown, csv, latex" in refused.stderr
+    assert "'pdf' is not one of 'table', 'markdown', 'csv', 'latex'" in refused.stderr
 
 
 def test_view_opens_the_page_and_makes_it_where_it_is_missing(made, tmp_path):
