@@ -18,6 +18,7 @@ from cotdistill.question import Question
 from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
+from cotdistill.storage.manifest import beside
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import TaughtText, Verdict
@@ -38,7 +39,7 @@ def verdicts_and_scores_of(path: Path) -> tuple[Path, Path]:
     run = RunDirectory(path.parent)
     if path.name == run.traces.name and run.verdicts.exists():
         return run.verdicts, run.scores
-    return path.with_name(f"{path.stem}.verdicts.jsonl"), path.with_name(f"{path.stem}.scores.safetensors")
+    return beside(path, "verdicts.jsonl"), beside(path, "scores.safetensors")
 
 
 def load_dataset(

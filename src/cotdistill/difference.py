@@ -21,7 +21,7 @@ from cotdistill.journal import whole_rows
 from cotdistill.prediction import Prediction, is_correct
 from cotdistill.run_directory import RunDirectory
 from cotdistill.storage.fingerprint import differing
-from cotdistill.storage.manifest import Manifest, record_of
+from cotdistill.storage.manifest import Manifest, beside, record_of
 from cotdistill.verdict import Verdict
 
 MOST_LISTED = 20
@@ -115,7 +115,7 @@ def _machine(manifest: Manifest) -> dict[str, Any]:
 
 def _verdicts_file(path: Path, manifest: Manifest) -> Path:
     run = RunDirectory(path)
-    return run.verdicts if manifest.path.name == run.manifest.name else path.with_name(f"{path.stem}.verdicts.jsonl")
+    return run.verdicts if manifest.path.name == run.manifest.name else beside(path, "verdicts.jsonl")
 
 
 def _predictions(manifest: Manifest) -> dict[str, Path]:

@@ -27,7 +27,7 @@ from cotdistill.stages.evaluate import run_evaluate
 from cotdistill.stages.models import engine_for, identify
 from cotdistill.storage.disk import write_atomic
 from cotdistill.storage.lock import locked
-from cotdistill.storage.manifest import Manifest, input_of
+from cotdistill.storage.manifest import Manifest, beside, input_of
 from cotdistill.verdict import check_golds
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def evaluate_all(
     card = _card(entrants, heeded=system_prompt is None)
     trained_with = card.system_prompt if card else SYSTEM_PROMPT
     system = trained_with if system_prompt is None else system_prompt
-    record = output_file.with_name(f"{output_file.stem}.manifest.json")
+    record = beside(output_file, "manifest.json")
     answers: dict[str, list[Prediction]] = {}
     asking = Evaluate(max_new_tokens=max_new_tokens, num_samples=num_samples, temperature=temperature)
     thinks = bool(card and card.thinking) if thinking is None else thinking
@@ -164,8 +164,8 @@ def _conclude(
     report = build_report(questions, answers, facts=facts)
     for one in entrants:
         numbers = msgspec.json.format(msgspec.json.encode(report.models[one.name]))
-        write_atomic(one.file.with_name(f"{one.file.stem}.metrics.json"), numbers + b"\n")
-    write_atomic(output_file.with_name(f"{output_file.stem}.report.json"), to_json(report))
+        write_atomic(beside(one.file, "metrics.json"), numbers + b"\n")
+    write_atomic(beside(output_file, "report.json"), to_json(report))
     print_report(report, Console())
 
 

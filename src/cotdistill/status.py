@@ -28,7 +28,7 @@ from cotdistill.question import Question
 from cotdistill.recipe import Recipe, decode_recipe
 from cotdistill.run_directory import RunDirectory
 from cotdistill.storage.lock import Holder, holder_of
-from cotdistill.storage.manifest import Manifest, record_of
+from cotdistill.storage.manifest import Manifest, beside, record_of
 from cotdistill.trace import Trace
 from cotdistill.verdict import Verdict
 
@@ -151,7 +151,7 @@ def _stages_of_output(path: Path, manifest: Manifest) -> Iterator[StageStatus]:
             continue
         yield _rows(name, manifest, file, None, None)
         if name == "generate":
-            yield _verdicts(file, file.with_name(f"{file.stem}.verdicts.jsonl"))
+            yield _verdicts(file, beside(file, "verdicts.jsonl"))
 
 
 def _stage(name: str, manifest: Manifest, **more: Any) -> StageStatus:

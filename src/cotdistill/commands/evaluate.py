@@ -68,6 +68,7 @@ def evaluate(
     from cotdistill.prompt import load_few_shot
     from cotdistill.settings.evaluate import Evaluate, baselines_in
     from cotdistill.settings.models import Models
+    from cotdistill.storage.manifest import beside
 
     here().alone("an evaluation")
     ways = baselines_in(baseline)
@@ -88,15 +89,15 @@ def evaluate(
     student = Entrant("student" if lora_model else "base", base_model, lora_model, output_file)
     entrants = [student]
     if compare_base:
-        entrants.insert(0, Entrant("base", base_model, None, o.beside(output_file, "base.jsonl")))
+        entrants.insert(0, Entrant("base", base_model, None, beside(output_file, "base.jsonl")))
     if "few_shot" in ways and few_shot:
-        file, shots = o.beside(output_file, "base_few_shot.jsonl"), load_few_shot(few_shot)
+        file, shots = beside(output_file, "base_few_shot.jsonl"), load_few_shot(few_shot)
         entrants.append(Entrant("base_few_shot", base_model, None, file, shots=shots))
     if "native" in ways:
-        file = o.beside(output_file, "base_native.jsonl")
+        file = beside(output_file, "base_native.jsonl")
         entrants.append(Entrant("base_native", base_model, None, file, system_prompt=""))
     if teacher_model:
-        entrants.append(Entrant("teacher", teacher_model, None, o.beside(output_file, "teacher.jsonl")))
+        entrants.append(Entrant("teacher", teacher_model, None, beside(output_file, "teacher.jsonl")))
     evaluate_all(
         entrants,
         test_file,

@@ -112,7 +112,7 @@ def generate(
     from cotdistill.stages.models import Teacher, engine_for, identify
     from cotdistill.stages.verify import run_verify
     from cotdistill.storage.lock import locked
-    from cotdistill.storage.manifest import Manifest, input_of
+    from cotdistill.storage.manifest import Manifest, beside, input_of
     from cotdistill.storage.ours import refuse_foreign
     from cotdistill.trace import Trace
     from cotdistill.verdict import Verdict, check_golds
@@ -152,8 +152,8 @@ def generate(
     if other := models.second:
         identity = identify(other.teacher, gguf=True)
         second = Teacher(identity, lambda: engine_for(other, batch_size, questions, settings, shots, device_map))
-    record = o.beside(output_file, "manifest.json")
-    verdicts = o.beside(output_file, "verdicts.jsonl")
+    record = beside(output_file, "manifest.json")
+    verdicts = beside(output_file, "verdicts.jsonl")
     read = {"input_file": input_file, "few_shot": few_shot}
     with locked(record, break_lock=break_lock):
         manifest = Manifest.open(record)

@@ -112,11 +112,6 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def beside(path: Path, suffix: str) -> Path:
-    """A file next to another: ``data/cot_dataset.jsonl`` -> ``data/cot_dataset.verdicts.jsonl``."""
-    return path.with_name(f"{path.stem}.{suffix}")
-
-
 def counted(counts: dict[str, int]) -> str:
     """``42 correct, 9 wrong``."""
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))

@@ -84,7 +84,7 @@ def verify(
     from cotdistill.stages.likelihoods import run_likelihoods
     from cotdistill.stages.verify import run_verify
     from cotdistill.storage.lock import locked
-    from cotdistill.storage.manifest import Manifest, record_of
+    from cotdistill.storage.manifest import Manifest, beside, record_of
     from cotdistill.storage.ours import refuse_foreign
     from cotdistill.verdict import Verdict
 
@@ -96,7 +96,7 @@ def verify(
         raise UsageError("--decontaminate_ngram needs --decontaminate, a file of test questions")
     if (prefer == "likely") != bool(student_model):
         raise UsageError("--prefer likely and --student_model go together: the student says what it finds likely")
-    scores = o.beside(traces, "likelihoods.jsonl")
+    scores = beside(traces, "likelihoods.jsonl")
     inputs = [path.resolve() for path in (traces, questions, decontaminate, scores) if path]
     for path in (output, audit):
         if path and (path.resolve() in inputs or (path is audit and path.resolve() == output.resolve())):

@@ -247,6 +247,11 @@ def input_of(path: str | Path) -> dict[str, str]:
     return {"name": Path(path).name, "sha256": file_hash(path)}
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """A file next to another: ``data/cot_dataset.jsonl`` -> ``data/cot_dataset.verdicts.jsonl``."""
+    return path.with_name(f"{path.stem}.{suffix}")
+
+
 def record_of(path: Path) -> Path:
     """Where the manifest of a run directory or of a command's output (a file, an adapter) lies."""
     inside = path / "manifest.json"
@@ -254,7 +259,7 @@ def record_of(path: Path) -> Path:
         return inside
     if path.is_dir():  # also where it is "."
         return path.resolve().with_name(f"{path.resolve().name}.manifest.json")
-    return path.with_name(f"{path.stem}.manifest.json")
+    return beside(path, "manifest.json")
 
 
 def _last_change(file: Path) -> float:
