@@ -17,6 +17,7 @@ from conftest import make_model, weights
 from cotdistill.cli import app
 from cotdistill.errors import SetupError, UsageError
 from cotdistill.example import IGNORE
+from cotdistill.hardware import place
 from cotdistill.learning.order import Order, blank
 from cotdistill.learning.ranks import Ranks, here
 from cotdistill.pipeline import run
@@ -171,6 +172,15 @@ def test_the_rank_comes_from_the_launcher_and_nonsense_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "2")
     with pytest.raises(SetupError, match="RANK=2 and WORLD_SIZE=2"):
         here()
+
+
+def test_a_model_is_not_placed_by_a_launcher_that_makes_no_sense(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert place().device == "mps"
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(SetupError, match="WORLD_SIZE=two"):
+        place()
 
 
 def test_a_whole_run_is_not_launched(monkeypatch):

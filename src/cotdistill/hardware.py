@@ -9,6 +9,7 @@ import msgspec
 import torch
 
 from cotdistill.errors import SetupError
+from cotdistill.learning.ranks import here
 
 Device = Literal["cuda", "mps", "cpu"]
 
@@ -78,12 +79,12 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
     if torch.cuda.is_available():
         dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         four_bit = have_bitsandbytes and not sharded if load_in_4bit is None else load_in_4bit
-        if _launched():
+        if here().size > 1:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             device_map = "cpu" if sharded else None
         return Placement("cuda", dtype, four_bit, device_map)
     # Apple's GPUs have no backend that exchanges gradients.
-    device: Device = "mps" if torch.backends.mps.is_available() and not _launched() else "cpu"
+    device: Device = "mps" if torch.backends.mps.is_available() and here().size == 1 else "cpu"
     return Placement(device, "float32", bool(load_in_4bit), device_map)
 
 
@@ -99,8 +100,3 @@ def give_back_gpus() -> None:
 def is_sharded() -> bool:
     """True under accelerate's FSDP, where each process holds a part of every weight."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-
-
-def _launched() -> bool:
-    """True under torchrun or accelerate launch with more than one process."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
