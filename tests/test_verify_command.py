@@ -304,6 +304,22 @@ def test_training_follows_the_verdicts_and_judges_by_itself_only_where_there_is_
     assert len(load_dataset(path, verdicts).pairs) == 1
 
 
+def test_verdicts_say_nothing_of_traces_that_were_edited_since(verify, caplog):
+    write(Path("t.jsonl"), {**made(A, RIGHT), "id": "a#0"}, {**made(B, "7 * 7 = 48.\nFinal Answer: 48"), "id": "b#0"})
+    verify(output="t.verdicts.jsonl")
+    path, verdicts = Path("t.jsonl"), Path("t.verdicts.jsonl")
+    assert load_dataset(path, verdicts).counts == {"unchecked": 1, "bad_step": 1}
+    write(path, {**made(A, RIGHT), "id": "a#0"}, {**made(B, "7 * 7 = 49.\nFinal Answer: 49"), "id": "b#0"})
+    with pytest.raises(DataError, match=r"1 traces were edited since they were judged \(b#0\); judge them with: .*"
+                       r"verify --traces t.jsonl --output t.verdicts.jsonl --overwrite"):  # fmt: skip
+        load_dataset(path, verdicts)
+    verify("--overwrite", output="t.verdicts.jsonl")
+    assert load_dataset(path, verdicts).counts == {"unchecked": 2}
+    write(path, {**made(A, RIGHT), "id": "a#0"}, {**made(B, "7 * 7 = 49.\nFinal Answer: 49"), "id": "b#0"}, made(A, "x"))
+    assert load_dataset(path, verdicts).counts == {"unchecked": 2, "without a verdict": 1}
+    assert "1 traces have no verdict and do not teach; judge them with" in caplog.text
+
+
 def test_the_limit_of_a_data_set_counts_questions(tmp_path):
     path = tmp_path / "cot.jsonl"
     rows = [

@@ -5,11 +5,15 @@ Ours (``cot_dataset.jsonl``) or a hand-made one with only ``question`` and ``rea
     {"question": "What is 15% of 240?", "reasoning": "0.15 * 240 = 36.\\nFinal Answer: 36"}
 """
 
+import logging
+import shlex
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from cotdistill.errors import DataError
 from cotdistill.identity import digest
 from cotdistill.journal import read_rows
 from cotdistill.judging.files import judge_question
@@ -18,10 +22,13 @@ from cotdistill.question import Question
 from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.train import Target
 from cotdistill.settings.verify import Verify
+from cotdistill.shown import first_of
 from cotdistill.storage.manifest import beside
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile
-from cotdistill.verdict import TaughtText, Verdict
+from cotdistill.verdict import TaughtText, Verdict, judged_hash
+
+log = logging.getLogger(__name__)
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -50,7 +57,8 @@ def load_dataset(
     ``limit`` counts questions with a trace that teaches, and all such traces of theirs do: those whose ids hash lowest,
     since the order in which a teacher answered is chance.
 
-    Raises ``DataError`` with file and line for a row that is no trace.
+    Raises ``DataError`` with file and line for a row that is no trace, and where traces were edited since they were
+    judged.
     """
     verdicts = {v.trace_id: v for v in read_rows(verdicts_path, Verdict)} if verdicts_path.exists() else {}
     questions: list[Question] = []
@@ -63,6 +71,7 @@ def load_dataset(
                 judged = judge_question(group.question, group.traces, Verify())
                 verdicts |= {verdict.trace_id: verdict for verdict in judged}
     traces = [trace for _, trace in sorted(placed, key=lambda item: item[0])]
+    _check_judged(path, verdicts_path, traces, verdicts)
     pairs = list(teaching_pairs(questions, traces, verdicts.values(), target))
     labels = list(teaching_pairs(questions, traces, verdicts.values(), "answer"))
     if limit is not None:
@@ -71,3 +80,14 @@ def load_dataset(
     # Judged here, without the gold that the verdicts were made with, a wrong trace would pass for unchecked.
     statuses = [verdicts[trace.id].status if trace.id in verdicts else "without a verdict" for trace in traces]
     return Dataset(pairs, dict(Counter(statuses)), labels)
+
+
+def _check_judged(path: Path, verdicts_path: Path, traces: Sequence[Trace], verdicts: Mapping[str, Verdict]) -> None:
+    """A verdict on other words must neither let an edited trace teach nor keep one back that was put right."""
+    cure = shlex.join(["cotdistill", "verify", "--traces", str(path), "--output", str(verdicts_path), "--overwrite"])
+    cure = f"judge them with: {cure}, and with --questions FILE where their right answers are known"
+    known = [(trace, verdicts[trace.id].judged) for trace in traces if trace.id in verdicts]
+    if edited := [trace.id for trace, judged in known if judged and judged != judged_hash(trace)]:
+        raise DataError(f"{path}: {len(edited)} traces were edited since they were judged ({first_of(edited)}); {cure}")
+    if len(known) < len(traces):
+        log.warning("%s: %d traces have no verdict and do not teach; %s", path, len(traces) - len(known), cure)

@@ -16,6 +16,7 @@ import msgspec
 from cotdistill.answer import Answer, find_answer, same_answer
 from cotdistill.errors import DataError
 from cotdistill.grade import Symbolic, gold_of, matches, percent_unclear
+from cotdistill.identity import digest
 from cotdistill.question import Question
 from cotdistill.reading.kinds import KINDS
 from cotdistill.reading.leak import speaks_of_gold, tells
@@ -54,7 +55,8 @@ class TaughtText(NamedTuple):
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first status that applies, in the order of ``Status``; everything outside ``TEACHES`` is dropped."""
+    """The first status that applies, in the order of ``Status``; everything outside ``TEACHES`` is dropped. In a file
+    ``judged`` is the hash of the trace (``judged_hash``): of one that was edited since, the verdict says nothing."""
 
     trace_id: str
     status: Status
@@ -63,6 +65,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     vote_share: float | None = None
     bad_steps: tuple[str, ...] = ()
     reason: str = ""
+    judged: str = ""
 
 
 def judge(
@@ -104,6 +107,11 @@ def judge(
     if bad:
         return Verdict(trace.id, "bad_step", answer.text, flags, bad_steps=bad, reason=f"not true: {bad[0]}")
     return Verdict(trace.id, status, answer.text, flags)
+
+
+def judged_hash(trace: Trace) -> str:
+    """16 hex digits of what a verdict is about."""
+    return digest([trace.question, trace.thinking, trace.reasoning])
 
 
 def taught_text(trace: Trace, verdict: Verdict) -> str:

@@ -30,7 +30,7 @@ from cotdistill.settings.verify import Verify
 from cotdistill.storage.keys import Keys
 from cotdistill.trace import Trace
 from cotdistill.trace_file import TraceFile
-from cotdistill.verdict import TEACHES, TaughtText, Verdict, judge, taught_text
+from cotdistill.verdict import TEACHES, TaughtText, Verdict, judge, judged_hash, taught_text
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def judge_file(
                 tally.counts[verdict.status] += 1
                 tally.flags.update(verdict.flags)
                 starts[place] = spool.tell()
-                spool.write(encode_row(verdict))
+                spool.write(encode_row(msgspec.structs.replace(verdict, judged=judged_hash(trace))))
         read = msgspec.json.Decoder(Verdict).decode
         for start in starts:
             spool.seek(start)
