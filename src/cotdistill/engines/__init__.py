@@ -70,6 +70,13 @@ class Completion(msgspec.Struct, frozen=True):
     error: str | None = None
     thinking: str | None = None
 
+    @classmethod
+    def failed(
+        cls, request: Request, why: str, *, prompt_tokens: int = 0, completion_tokens: int = 0, seconds: float = 0.0
+    ) -> "Completion":
+        """What comes of a request that failed, with the reason."""
+        return cls(request.key, "", "error", prompt_tokens, completion_tokens, seconds, why)
+
 
 class Engine(Protocol):
     """Something that completes chat prompts."""

@@ -53,9 +53,7 @@ class Batches:
         self._again.extend(again[start : start + part] for start in range(0, len(again), part or 1))
         said = f"{ATTEMPTS} workers ended over this or a request beside it; the last one: {why}"
         return [
-            Completion(request.key, "", "error", 0, 0, 0.0, said)
-            for request in left
-            if self._deaths[request.key] >= ATTEMPTS
+            Completion.failed(request, said) for request in left if self._deaths[request.key] >= ATTEMPTS
         ]
 
     def _read_ahead(self) -> None:

@@ -168,7 +168,7 @@ class LlamaCppEngine:
             else:
                 text, thinking = apart(choice["text"], opened=sampling.thinking and self._opens_thinking(True))
         except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
-            return Completion(request.key, "", "error", 0, 0, 0.0, f"llama.cpp: {error}")
+            return Completion.failed(request, f"llama.cpp: {error}")
         finish = choice.get("finish_reason")
         return Completion(
             key=request.key,

@@ -122,7 +122,7 @@ class OpenAIServerEngine:
         try:
             reply = await self._attempts.get(tickets, partial(self._exchange, request, sampling))
         except (Again, Refused) as error:
-            return Completion(request.key, "", "error", 0, 0, 0.0, str(error))
+            return Completion.failed(request, str(error))
         return Completion(
             key=request.key,
             text=reply.text,

@@ -30,7 +30,7 @@ class ScriptedEngine:
             try:
                 words = self._answer(request.messages[-1].content).split(" ")
             except Exception as error:
-                yield Completion(request.key, "", "error", prompt_tokens, 0, 0.0, str(error))
+                yield Completion.failed(request, str(error), prompt_tokens=prompt_tokens)
                 continue
             kept = words[: sampling.max_new_tokens]
             finish: Finish = "stop" if len(kept) == len(words) else "length"

@@ -83,7 +83,7 @@ class TransformersEngine:
                     f"the prompt has {len(ids)} tokens; with {sampling.max_new_tokens} new ones it exceeds "
                     f"the context of {self._model.context_length}"
                 )
-                yield Completion(request.key, "", "error", len(ids), 0, 0.0, message)
+                yield Completion.failed(request, message, prompt_tokens=len(ids))
         # Equal prompts, samples of one question, lie beside each other and are computed once.
         fits = sorted((pair for pair in encoded if len(pair[1]) <= room), key=lambda pair: (len(pair[1]), pair[1]))
         if fits:
@@ -215,7 +215,7 @@ class TransformersEngine:
 
     def _completion(self, request: Request, row: Row, seconds: float) -> Completion:
         if row.error:
-            return Completion(request.key, "", "error", len(row.prompt), 0, seconds, row.error)
+            return Completion.failed(request, row.error, prompt_tokens=len(row.prompt), seconds=seconds)
         stopped = row.written[-1] in self._stops
         answer = row.written[:-1] if stopped else row.written
         text, thinking = self._model.template.read(row.prompt, answer)

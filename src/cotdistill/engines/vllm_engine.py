@@ -102,7 +102,7 @@ class VLLMEngine:
                         break
                     prompt = self._template.prompt_ids(request.messages, thinking=sampling.thinking)
                     if (reason := self._add(request, prompt, sampling)) is not None:
-                        yield clock.stamp(Completion(request.key, "", "error", len(prompt), 0, 0.0, f"vLLM: {reason}"))
+                        yield clock.stamp(Completion.failed(request, f"vLLM: {reason}", prompt_tokens=len(prompt)))
                     else:
                         flying[request.key] = request, prompt
                 for output in self._step() if flying else ():
@@ -154,7 +154,7 @@ class VLLMEngine:
         ids = list(output.token_ids)
         if output.finish_reason not in ("stop", "length"):
             reason = f"vLLM: the request ended with {output.finish_reason!r}"
-            return Completion(request.key, "", "error", len(prompt), len(ids), 0.0, reason)
+            return Completion.failed(request, reason, prompt_tokens=len(prompt), completion_tokens=len(ids))
         # The id that stopped it, which may be one that only the model's generation_config.json names.
         answer = ids[:-1] if output.finish_reason == "stop" else ids
         text, thinking = self._template.read(prompt, answer)
