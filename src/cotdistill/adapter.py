@@ -18,6 +18,7 @@ from cotdistill.identity import model_hash
 from cotdistill.learning.ranks import here
 from cotdistill.model import OTHER_MODALITIES, Model, linear_names
 from cotdistill.settings.lora import Lora
+from cotdistill.shown import cause_of
 from cotdistill.storage.disk import write_atomic
 
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
@@ -70,7 +71,7 @@ def attach(model: Model, lora: Lora, *, gradient_checkpointing: bool = False) ->
     try:
         adapted = get_peft_model(module, config)
     except ValueError as error:
-        why = " ".join(str(error).split())[:300]
+        why = cause_of(error)
         raise SetupError(f"no LoRA on {', '.join(targets)}: {why}; name other layers with --target_modules") from error
     if gradient_checkpointing:
         adapted.enable_input_require_grads()

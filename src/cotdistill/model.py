@@ -108,7 +108,7 @@ def read_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
     try:
         return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        why = " ".join(str(error).split())[:300]
+        why = cause_of(error)
         raise SetupError(f"cannot read the configuration in {directory}: {why}; get the model again") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from cotdistill.errors import DataError, SetupError, UsageError
+from cotdistill.shown import cause_of
 
 FORMATS = "JSON Lines (one object a line), a JSON array, CSV (.csv) or Parquet (.parquet)"
 
@@ -112,7 +113,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     yield f"{path}, row {number}", row
     except (OSError, ValueError) as error:  # pyarrow's own errors are children of these
-        raise DataError(f"cannot read {path} as Parquet: {' '.join(str(error).split())}") from error
+        raise DataError(f"cannot read {path} as Parquet: {cause_of(error)}") from error
 
 
 def _hub_rows(spec: str) -> Iterator[Row]:
@@ -126,6 +127,6 @@ def _hub_rows(spec: str) -> Iterator[Row]:
     try:
         rows = datasets.load_dataset(parts[1], *parts[2:-1], split=parts[-1])
     except Exception as error:  # the library, the network and the hub each have their own
-        raise SetupError(f"cannot load {spec}: {' '.join(str(error).split())[:300]}") from error
+        raise SetupError(f"cannot load {spec}: {cause_of(error)}") from error
     for index, row in enumerate(rows, start=1):
         yield f"{spec}, row {index}", row

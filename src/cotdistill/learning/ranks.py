@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from cotdistill.errors import CotdistillError, SetupError, TrainingError, UsageError
+from cotdistill.shown import cause_of
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ class Ranks(msgspec.Struct, frozen=True):
         except (RuntimeError, ValueError) as error:
             raise SetupError(
                 f"process {self.rank} cannot meet the others; between machines, name the network with "
-                f"GLOO_SOCKET_IFNAME (CPU) or NCCL_SOCKET_IFNAME (GPU): {' '.join(str(error).split())[:200]}"
+                f"GLOO_SOCKET_IFNAME (CPU) or NCCL_SOCKET_IFNAME (GPU): {cause_of(error)}"
             ) from error
 
     def alone(self, what: str) -> None:

@@ -35,6 +35,7 @@ from cotdistill.question import Question
 from cotdistill.run_directory import RunDirectory
 from cotdistill.settings.objective import OneObjective
 from cotdistill.settings.train import TrainSettings
+from cotdistill.shown import cause_of
 from cotdistill.stages.self_samples import STAGE as OWN_SAMPLES
 from cotdistill.storage.disk import cannot, write_atomic
 from cotdistill.storage.manifest import Manifest
@@ -139,8 +140,8 @@ def _round(
         except (ResumeError, ServerAway):
             raise  # the user's to decide; a server that is away now says nothing about the rung
         except Exception as error:  # a model or a library that fails in its own way is a row of the ladder
-            said = str(error) if isinstance(error, CotdistillError) else f"{type(error).__name__}: {error}"
-            fates[name] = ("failed", " ".join(said.split())[:REASON])
+            ours = isinstance(error, CotdistillError)
+            fates[name] = ("failed", " ".join(str(error).split())[:REASON] if ours else cause_of(error))
             log.warning("ladder: %s failed, the others go on: %s", label, fates[name][1])
         else:
             log.info("ladder: %s answers %d of %d dev questions", label, sum(found[name]), len(job.dev))
