@@ -13,7 +13,7 @@ from cotdistill import pipeline
 from cotdistill.adapter import attach, load_adapter, save_adapter
 from cotdistill.card import CARD, AdapterCard, read_card
 from cotdistill.commands.evaluate import evaluate
-from cotdistill.commands.export import Quant, export
+from cotdistill.commands.export import export
 from cotdistill.engines import Message, Request, Sampling
 from cotdistill.engines.opening import open_engine
 from cotdistill.errors import DataError, ResumeError, SetupError, UsageError
@@ -249,7 +249,7 @@ def test_an_adapter_from_elsewhere_is_exported_without_a_prompt(student, adapter
 def test_one_command_writes_directory_file_and_modelfile(student, tmp_path, capsys):
     base, adapter = student
     files = {"merged": tmp_path / "merged", "gguf": tmp_path / "s.gguf"}
-    export(base_model=str(base), lora_model=adapter, quant=Quant.f16, **files)
+    export(base_model=str(base), lora_model=adapter, quant="f16", **files)
     told = capsys.readouterr().out
     assert "llama.cpp gives the merged model's answer to the check question" in told
     assert f"ollama create s -f {tmp_path / 's.Modelfile'}" in told
@@ -305,7 +305,7 @@ def test_the_report_of_a_run_gets_a_row_for_the_export_and_what_it_cost(student,
     known = (run / "recipe.yaml").read_text()
     assert f"teacher: {student[0]}\n" in known
     (run / "recipe.yaml").write_text(known.replace(f"teacher: {student[0]}\n", "teacher: gone\n"))
-    export(run, gguf=tmp_path / "s.gguf", quant=Quant.f16, evaluate=True, quiet=True)  # the teacher is not needed
+    export(run, gguf=tmp_path / "s.gguf", quant="f16", evaluate=True, quiet=True)  # the teacher is not needed
     (run / "recipe.yaml").write_text(known)
     assert "The export answers 0 of 5 right where the student answers 0: 0 lost, 0 gained" in capsys.readouterr().out
     report = json.loads((run / "7_report.json").read_text())
@@ -353,7 +353,7 @@ def test_llama_cpp_gives_the_merged_smollm2s_own_answers(tmp_path):
     save_adapter(adapted, tmp_path / "adapter", card)
     del model, adapted
     files = {"merged": tmp_path / "merged", "gguf": tmp_path / "s.gguf"}
-    export(base_model=str(base), lora_model=tmp_path / "adapter", quant=Quant.f16, **files)
+    export(base_model=str(base), lora_model=tmp_path / "adapter", quant="f16", **files)
     system = Message("system", SYSTEM_PROMPT)
     asked = ("What is 15% of 240?", "Tom has 3 apples and buys 4 more. How many?", "What is 12 - 5?")
     requests = [Request(text, (system, Message("user", text))) for text in asked]
