@@ -11,13 +11,16 @@ if SOURCE.is_dir() and str(SOURCE) not in sys.path:
 
 def run(command: str) -> None:
     """Run one command of cotdistill; a missing package is one sentence that names the cure."""
-    try:
-        from cotdistill.cli import script
+    from cotdistill.interrupt import while_loading
 
-        function = getattr(import_module(f"cotdistill.commands.{command}"), command)
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: the package {error.name} is missing: pip install -e .")
-    script(function)
+    with while_loading():
+        try:
+            from cotdistill.cli import script
+
+            function = getattr(import_module(f"cotdistill.commands.{command}"), command)
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: the package {error.name} is missing: pip install -e {SOURCE.parent}")
+        script(function)
 
 
 def extract_final_answer(text: str) -> str:

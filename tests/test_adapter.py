@@ -141,6 +141,11 @@ def test_no_file_of_an_adapter_names_a_path_of_the_machine_that_trained(tiny, tr
             assert str(tiny.parent).encode() not in file.read_bytes(), file.name
 
 
+def test_the_weights_may_be_read_by_whoever_may_read_the_rest_of_an_adapter(trained):
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in trained[0].iterdir() if file.is_file()}
+    assert modes["adapter_model.safetensors"] == modes["adapter_config.json"]
+
+
 # What does not fit
 
 

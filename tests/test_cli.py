@@ -1,6 +1,7 @@
 """The command line: quick to answer, clear about what went wrong."""
 
 import inspect
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,9 @@ from cotdistill import __version__
 from cotdistill.commands.evaluate import evaluate
 from cotdistill.commands.generate import generate
 from cotdistill.commands.train import train
+from cotdistill.errors import UsageError
 from cotdistill.recipe import decode_recipe, load_recipe
+from cotdistill.storage.manifest import beside
 
 SRC = str(Path(__file__).resolve().parent.parent / "src")
 
@@ -147,7 +150,7 @@ def test_a_script_without_its_packages_says_what_to_install():
     script = Path(SRC).parent / "scripts/gen_cot.py"
     done = subprocess.run([sys.executable, "-S", script, "--help"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: the package typer is missing: pip install -e .\n"
+    assert done.stderr == f"error: the package typer is missing: pip install -e {script.parent.parent}\n"
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
@@ -173,3 +176,35 @@ def test_a_reader_that_leaves_or_was_never_there_is_no_failure_and_no_traceback(
         assert done.stderr.startswith("error: cannot ")
         assert done.stderr.count("\n") == 1
 
+
+@pytest.mark.parametrize("start", ["import cotdistill.__main__ as m; m.main()", "import helpers; helpers.run('generate')"])
+def test_ctrl_c_while_a_command_loads_is_no_traceback(start):
+    """The signal comes as typer is imported, before anything of ours listens for it."""
+    interrupting = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    scripts = Path(SRC).parent / "scripts"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{interrupting}{start}"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": f"{SRC}:{scripts}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on from here\n")
+
+
+def test_a_home_behind_an_equals_sign_is_expanded(tmp_path):
+    (tmp_path / "q.jsonl").write_text("[]")
+    done = subprocess.run(
+        [sys.executable, "-m", "cotdistill", "verify", "--traces=~/q.jsonl", "--output=~/v.jsonl"],
+        capture_output=True, text=True, timeout=60, env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": SRC},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert str(tmp_path / "q.jsonl") in done.stderr
+
+
+def test_an_empty_path_is_refused_in_a_sentence():
+    with pytest.raises(UsageError, match=r"'\.' names no file; name one"):
+        beside(Path(""), "manifest.json")

@@ -104,7 +104,7 @@ def test_exactly_a_fifth_too_long_goes_on(chatml):
 
 
 def test_nothing_left_to_learn_stops(chatml):
-    with pytest.raises(TrainingError, match="every one was dropped"):
+    with pytest.raises(TrainingError, match="no trace may teach"):
         build_examples(chatml, [], system="", max_length=10)
     with pytest.raises(TrainingError, match="3 of 3 examples exceed"):
         build_examples(chatml, pairs([1, 2, 3]), system="", max_length=2)

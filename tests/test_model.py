@@ -12,7 +12,7 @@ from transformers import Gemma3Config
 
 from conftest import CHATML, make_model, on_cpu
 from cotdistill.errors import SetupError, TrainingError
-from cotdistill.hardware import Placement
+from cotdistill.hardware import Placement, place
 from cotdistill.learning.rehearsal import rehearse
 from cotdistill.model import context_of, load_model, read_config
 from cotdistill.question import Question
@@ -78,6 +78,24 @@ def test_what_is_loaded_for_the_cpu_is_kept_from_a_gpu(monkeypatch):
     assert "device_map" not in Placement("cpu", "float32", False, None).load_options()
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert Placement("cpu", "float32", True, None).load_options()["device_map"] == "cpu"
+
+
+@pytest.mark.parametrize("device_map", ["foo", "cuda:0", "cuda:x", "cpu:0", "mps", ""])
+def test_a_device_that_is_not_here_is_refused(device_map, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(SetupError, match=f"--device_map {device_map} is none of auto, .*, cpu, which are possible"):
+        place(device_map=device_map)
+
+
+def test_the_cpu_can_be_asked_for_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
+    assert place(device_map="cpu") == Placement("cpu", "float32", False, "cpu")
+    assert (place(device_map="cuda:1").device, place(device_map="cuda:1").device_map) == ("cuda", "cuda:1")
+    with pytest.raises(SetupError, match="cuda:0, cuda:1, which are possible"):
+        place(device_map="cuda:2")
 
 
 def test_a_missing_pad_token_becomes_the_end_of_turn(tiny):

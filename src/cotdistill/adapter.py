@@ -94,15 +94,18 @@ def save_adapter(adapted: Any, directory: Path, card: AdapterCard) -> None:
     if not here().first:
         return
     adapted.save_pretrained(directory, safe_serialization=True, state_dict=whole)
+    mode = (directory / ADAPTER_CONFIG).stat().st_mode  # safetensors writes for the owner's eyes only
+    (directory / ADAPTER_WEIGHTS).chmod(mode)
     state = get_peft_model_state_dict(adapted, state_dict=whole)
     saved = load_file(directory / ADAPTER_WEIGHTS)
     differing = [k for k, v in state.items() if k not in saved or not torch.equal(v.cpu(), saved[k])]
     if differing or len(saved) != len(state):
         raise SetupError(f"the adapter written to {directory} is not the one trained: {differing[:3]}")
-    # Paths of the machine that trained mean nothing elsewhere: the base is known by its hash.
+    # A whole path of the machine that trained means nothing elsewhere: the base is known by its hash.
     config_file = directory / ADAPTER_CONFIG
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = card.base_name
+    if Path(config["base_model_name_or_path"]).is_absolute():
+        config["base_model_name_or_path"] = card.base_name
     write_atomic(config_file, json.dumps(config, indent=2).encode())
     adapted.generation_config.save_pretrained(directory)  # what ends an answer, for whoever generates without us
     (directory / "README.md").unlink(missing_ok=True)  # peft's form with blanks to fill in, and the same path

@@ -77,6 +77,7 @@ def script(command: Callable[..., None]) -> None:
 def guard(program: Callable[[], object]) -> None:
     """Run a program and leave with the right exit code; what the user can fix is one sentence, no traceback."""
     open_streams()
+    sys.argv[1:] = map(_at_home, sys.argv[1:])
     quiet = "--quiet" in sys.argv
     logging.basicConfig(format="%(message)s", level=logging.ERROR if quiet else logging.WARNING, stream=sys.stderr)
     logging.getLogger("cotdistill").setLevel(logging.ERROR if quiet else logging.INFO)
@@ -125,6 +126,12 @@ def guard(program: Callable[[], object]) -> None:
     # Engines keep threads of their own in native code, which a normal exit would wait for or trip over;
     # every file is closed by now.
     os._exit(code if isinstance(code, int) else int(bool(code)))
+
+
+def _at_home(argument: str) -> str:
+    """``--output_file=~/x`` as ``--output_file ~/x``: in the first a shell leaves the ~ alone."""
+    flag, _, value = argument.partition("=")
+    return f"{flag}={os.path.expanduser(value)}" if flag.startswith("--") and value.startswith("~/") else argument
 
 
 def _out_of_memory() -> str:

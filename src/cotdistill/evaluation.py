@@ -167,6 +167,7 @@ def _conclude(
         write_atomic(beside(one.file, "metrics.json"), numbers + b"\n")
     write_atomic(beside(output_file, "report.json"), to_json(report))
     print_report(report, Console())
+    log.info("answers in %s, accuracy and counts in %s", output_file, beside(output_file, "metrics.json"))
 
 
 def _card(entrants: Sequence[Entrant], *, heeded: bool) -> AdapterCard | None:

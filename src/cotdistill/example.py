@@ -93,7 +93,7 @@ def build_examples(
         else:
             too_long.append(len(example.input_ids))
     if not kept and not too_long:
-        raise TrainingError("no trace may teach: every one was dropped by its verdict; see the verdicts file")
+        raise TrainingError("no trace may teach; `cotdistill verify` writes down why each was dropped")
     if len(too_long) > 0.2 * (len(kept) + len(too_long)):
         lengths = [len(example.input_ids) for example in kept] + too_long
         raise TrainingError(

@@ -12,6 +12,8 @@ from cotdistill.errors import SetupError
 from cotdistill.learning.ranks import here
 
 Device = Literal["cuda", "mps", "cpu"]
+SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+"""How accelerate spreads a model over several GPUs."""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -69,14 +71,17 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
     bf16 where the GPU computes in it, fp32 on a CPU (bf16 is emulated there, and slower than fp32).
     ``device_map`` "auto" spreads a model over the GPUs of one process; a launcher's ranks each take theirs. Under
     FSDP the model is loaded into main memory, from which each rank takes its shards, and is not 4-bit.
+
+    Raises ``SetupError`` for a device that is not here, and for 4-bit where it cannot be.
     """
+    _check_map(device_map)
     have_bitsandbytes = importlib.util.find_spec("bitsandbytes") is not None
     if load_in_4bit and not have_bitsandbytes:
         raise SetupError("4-bit loading needs bitsandbytes: pip install bitsandbytes, or pass --no_4bit")
     sharded = is_sharded()
     if sharded and load_in_4bit:
         raise SetupError("FSDP does not shard 4-bit weights here: pass --no_4bit, or launch with the DDP config")
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and device_map != "cpu":
         dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         four_bit = have_bitsandbytes and not sharded if load_in_4bit is None else load_in_4bit
         if here().size > 1:
@@ -84,8 +89,17 @@ def place(load_in_4bit: bool | None = None, device_map: str | None = "auto") -> 
             device_map = "cpu" if sharded else None
         return Placement("cuda", dtype, four_bit, device_map)
     # Apple's GPUs have no backend that exchanges gradients.
-    device: Device = "mps" if torch.backends.mps.is_available() and here().size == 1 else "cpu"
+    apple = torch.backends.mps.is_available() and here().size == 1 and device_map != "cpu"
+    device: Device = "mps" if apple else "cpu"
     return Placement(device, "float32", bool(load_in_4bit), device_map)
+
+
+def _check_map(device_map: str | None) -> None:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = ["cpu", *(["mps"] if torch.backends.mps.is_available() else []), *(["cuda"] if gpus else [])]
+    known = [*SPREAD, *devices, *(f"cuda:{number}" for number in range(gpus))]
+    if device_map not in (None, *known):
+        raise SetupError(f"--device_map {device_map} is none of {', '.join(known)}, which are possible on this machine")
 
 
 def give_back_gpus() -> None:

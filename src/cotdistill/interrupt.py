@@ -10,7 +10,9 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -20,6 +22,16 @@ GRACE = 4.0
 
 INTERRUPTED = "interrupted; the same command goes on from here"
 EXIT_CODE = 130
+
+
+@contextlib.contextmanager
+def while_loading() -> Iterator[None]:
+    """Ctrl-C before ``stop_in_time``, while a command's modules load, is an interruption like any other."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(EXIT_CODE)
 
 
 def stop_in_time() -> None:

@@ -66,7 +66,7 @@ def run_train(
     with ranks.together():
         refuse_alone(settings.objective)
         if not pairs:
-            raise TrainingError("no trace may teach: every one was dropped by its verdict; read the verdicts file")
+            raise TrainingError("no trace may teach; `cotdistill verify` writes down why each was dropped")
         ranks.per_process_batch(settings.batch_size, settings.gradient_accumulation_steps)
         check_packages(settings)
         if settings.objective == "on_policy":

@@ -25,7 +25,7 @@ from typing import Annotated
 
 import msgspec
 
-from cotdistill.errors import DataError, ResumeError
+from cotdistill.errors import DataError, ResumeError, UsageError
 from cotdistill.identity import sha256_of
 from cotdistill.machine import origin
 from cotdistill.storage.disk import cannot, write_atomic
@@ -248,7 +248,12 @@ def input_of(path: str | Path) -> dict[str, str]:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """A file next to another: ``data/cot_dataset.jsonl`` -> ``data/cot_dataset.verdicts.jsonl``."""
+    """A file next to another: ``data/cot_dataset.jsonl`` -> ``data/cot_dataset.verdicts.jsonl``.
+
+    Raises ``UsageError`` for a path without a name.
+    """
+    if not path.name:  # an empty argument, such as a shell variable that is not set
+        raise UsageError(f"'{path}' names no file; name one")
     return path.with_name(f"{path.stem}.{suffix}")
 
 
