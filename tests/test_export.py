@@ -1,5 +1,6 @@
 """Exports compute what base and adapter compute, and an export that would not is not written."""
 
+import errno
 import json
 import os
 import shutil
@@ -206,7 +207,7 @@ def test_a_directory_that_reads_back_otherwise_is_not_kept_and_the_old_one_is(st
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
-@pytest.mark.parametrize("stop", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
 def test_an_old_model_is_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, stop):
     model, rename = model_of_ours(tmp_path / "merged"), os.replace
 

@@ -265,6 +265,8 @@ def test_a_question_about_an_answer_key_may_be_answered():
     asked = Question("q", "An answer key has 12 pages. Three keys have how many?", "36")
     given = trace("One answer key has 12 pages, so 3 * 12 = 36.\nFinal Answer: 36", question=asked.text)
     assert judge(given, asked).status == "correct"
+    both = trace("An answer key has 12 pages. This matches the expected answer.\n3 * 12 = 36.\nFinal Answer: 36", question=asked.text)
+    assert judge(both, asked).reason == "it says 'the expected answer'"
 
 
 def test_a_hinted_trace_does_not_teach_by_itself_however_right_it_is():

@@ -36,18 +36,22 @@ _FINAL = re.compile(r"(?:\bfinal )?\banswer\b|\\boxed|####", re.IGNORECASE)
 def speaks_of_gold(text: str, question: str) -> str | None:
     """The words by which any text speaks of a gold answer, None if it does not. A question may be about an answer
     key."""
-    found = _LEAKS.search(text)
-    return found[0] if found and found[0].lower() not in question.lower() else None
+    return _first_beyond(question, _LEAKS, text)
 
 
 def tells(text: str, question: str = "") -> str | None:
     """The words by which a text written with a hint lets on that the answer was shown, None if it does not. What the
     question says itself may be said again."""
-    for found in _TELLS.finditer(text):
-        if found[0].lower() not in question.lower():
-            return found[0]
+    if told := _first_beyond(question, _TELLS, text):
+        return told
     if first := _ANSWER_FIRST.match(text):
         return first[0].strip()
     ends = [found.start() for found in _FINAL.finditer(text)]
     reasons = text[: ends[-1]] if ends else text
     return "an answer without reasons" if len(reasons.split()) < FEWEST_WORDS else None
+
+
+def _first_beyond(question: str, pattern: re.Pattern[str], text: str) -> str | None:
+    """The first match whose words the question does not say itself."""
+    said = question.lower()
+    return next((found[0] for found in pattern.finditer(text) if found[0].lower() not in said), None)
