@@ -68,7 +68,8 @@ def test_identical_rows_count_once_and_their_number_is_said(tmp_path: Path, capl
     row = {"question": "What is 2?", "answer": "2"}
     loaded = load(tmp_path, lines({"question": "What  is 2?"}, row, row, {"question": "3?"}))
     assert [(question.text, question.gold) for question in loaded] == [("What is 2?", "2"), ("3?", None)]
-    assert "q.jsonl: 2 rows repeat an earlier one and count once" in caplog.text
+    load_questions(tmp_path / "q.jsonl")
+    assert caplog.text.count("q.jsonl: 2 rows repeat an earlier one and count once") == 1
     caplog.clear()
     load(tmp_path, lines(row, {"question": "3?"}))
     assert not caplog.text

@@ -13,6 +13,7 @@ import math
 import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -97,8 +98,14 @@ def load_questions(
     if answer_key not in keys:
         _say_no_answers(path, answer_key, keys)
     if merged:
-        log.warning("%s: %d rows repeat an earlier one and count once", path, merged)
+        _say_merged(path, merged)
     return [question for _, question in seen.values()][:limit]
+
+
+@cache
+def _say_merged(path: str | Path, merged: int) -> None:
+    """Once: a run reads its files twice, to see that they can be read and to load them."""
+    log.warning("%s: %d rows repeat an earlier one and count once", path, merged)
 
 
 def _say_no_answers(path: str | Path, answer_key: str, keys: Iterable[str]) -> None:
