@@ -74,7 +74,7 @@ def find_answer(
         if soft and (status == "no_answer" or prose):
             patience -= 1
             continue
-        if status == "found" and taken_back(marked, window[found.end :]):
+        if status == "found" and taken_back(found.first, window[found.end :]):
             status, value = "ambiguous", None
         answer = Answer(marked[:limit] if status != "no_answer" else "", asked, value, status, "marker", flags)
         remark = is_remark(marked)

@@ -112,10 +112,11 @@ _ANNOUNCED = re.compile(r"(?<!\w)to (?:find|get|calculate|compute|determine|reac
 
 
 class Marked(msgspec.Struct, frozen=True):
-    """``text`` is what stands behind a marker, and ends at ``end``. Behind a ``soft`` marker it may be prose; if it
-    ``opens`` the reasoning, its number is not the answer."""
+    """``text`` is what stands behind a marker; its ``first`` sentence ends at ``end``. Behind a ``soft`` marker it may
+    be prose; if it ``opens`` the reasoning, its number is not the answer."""
 
     text: str
+    first: str
     end: int
     soft: bool
     opens: bool = False
@@ -124,8 +125,8 @@ class Marked(msgspec.Struct, frozen=True):
 def marked_in(text: str, markers: tuple[str, ...]) -> Iterator[Marked]:
     """What stands behind each complete marker, last first."""
     found: list[tuple[int, int, str]] = []  # (start, end, what) of a marker, or of the inside of a box
-    if (first := _first_line(text, markers)) >= 0:
-        found = [(m.start(), m.end(), m.lastgroup or "") for m in _pattern(markers).finditer(text, first)]
+    if (begin := _first_line(text, markers)) >= 0:
+        found = [(m.start(), m.end(), m.lastgroup or "") for m in _pattern(markers).finditer(text, begin)]
     starts = [start for start, _, _ in found[1:]] + [len(text)]
     spans = [(start, end, until, what) for (start, end, what), until in zip(found, starts, strict=False)]
     if "\\boxed{}" in markers and "\\boxed" in text:
@@ -133,7 +134,7 @@ def marked_in(text: str, markers: tuple[str, ...]) -> Iterator[Marked]:
     for start, end, until, what in spans[: -MAX_TRIED - 1 : -1]:
         if what == "box":
             if marked := cleaned(text[end:until]):
-                yield Marked(marked, until, soft=False)
+                yield Marked(marked, marked, until, soft=False)
             continue
         lines, line_end = _behind(text, end, until)
         marked = ", ".join(lines)
@@ -144,12 +145,14 @@ def marked_in(text: str, markers: tuple[str, ...]) -> Iterator[Marked]:
         name, opens = text[start:end].strip(" \t>*_#:：\n").lower(), False
         if name == "a" and _among_options(text, start, line_end):
             continue
+        first = _SENTENCE_END.split(marked, maxsplit=1)[0]
         if what == "soft" and name.endswith("is"):
-            marked = _SENTENCE_END.split(marked, maxsplit=1)[0]
+            marked = first
         elif what == "soft":
             announced = _ANNOUNCED.search(text, max(0, start - 40), start) is not None
             opens = opens_reasoning(lines[0], text[line_end:until], announced=announced)
-        yield Marked(marked, line_end, what in ("soft", "hash"), opens)
+        sentence = _SENTENCE_END.search(text, end, line_end)  # the next one may take it back
+        yield Marked(marked, first, sentence.start() if sentence else line_end, what in ("soft", "hash"), opens)
 
 
 def _among_options(text: str, start: int, end: int) -> bool:

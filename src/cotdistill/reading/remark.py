@@ -20,8 +20,8 @@ _REMARK = re.compile(r"(?:also |indeed |thus |therefore )?(?:divisible by|a (?:m
                      r"(?:greater|less|more|fewer|larger|smaller|higher|lower) than|consistent with|correct|"
                      r"in (?:lower|upper)\s?case)(?!\w)", re.IGNORECASE)  # fmt: skip
 _TAKEN_BACK = re.compile(
-    r"(?:^|[.!?\n$}\])])[\s*_>\"'(]{0,8}(?:(?:but|oh|hmm|no),?\s)?(?:"
-    r"wait(?:\s(?:a (?:minute|moment|second)|no))?\s?[,.!…:—-]|actually(?!\w)|correction\s?[:,]"
+    r"(?:^|[.!?\n$}\])])[\s*_>\"'(]{0,8}(?:(?:but|oh|hmm|no|however),?\s)?(?:"
+    r"wait(?:\s(?:a (?:minute|moment|second)|no))?\s?[,.!…:—-]|actually(?!\w)|oops(?!\w)|correction\s?[:,]"
     r"|(?:sorry, )?i (?:have )?made an? (?:mistake|error)"
     r"|(?:that|this|the answer|my answer)(?:'s|’s| is| was) (?:wrong|incorrect|not (?:right|correct)))",
     re.IGNORECASE,
