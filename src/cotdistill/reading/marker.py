@@ -201,6 +201,8 @@ def _items(text: str, position: int, until: int) -> list[str]:
 
 
 _TAG_BEHIND = re.compile(r"(?:</[a-z]{1,20}>|<\|[a-z_]{1,20}\|>)$", re.IGNORECASE)  # "36</answer>", "36<|eot_id|>"
+# "they form **yajo**", "we get `yajo`": what stands in it is the answer
+_EMPHASIS_AT_END = re.compile(r"^[^*`]*\s(?:\*\*[^*`]+\*\*|`[^*`]+`)$")
 _TAG_BEFORE = re.compile(r"<(?:b|strong|i|em|u|answer)>", re.IGNORECASE)
 
 
@@ -214,7 +216,8 @@ def cleaned(line: str) -> str:
     line = line.lstrip(":").strip()
     if line.startswith("**") and line.count("**") == 2:
         line = line.replace("**", "")
-    line = line.strip(" \t\r*`").strip()
+    if not _EMPHASIS_AT_END.search(line):
+        line = line.strip(" \t\r*`").strip()
     return line[1:-1].strip() if line[:1] == "<" and line[-1:] == ">" else line
 
 
