@@ -60,6 +60,7 @@ def plain(text: str) -> str:
 
 def _without_latex(text: str) -> str:
     text = text.replace("\\$", "＄")  # an escaped dollar is money, a bare one opens a formula
+    text = _MATH.sub(r"\1", text)  # before \text{...} leaves a space at the closing dollar
     text = _LATEX_COMMA.sub(",", text)  # before the braces around it
     for _ in range(2):  # \boxed{\text{...}}
         text = _WRAPPED.sub(r" \1 ", text)
