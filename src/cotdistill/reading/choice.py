@@ -34,7 +34,7 @@ _SECOND = re.compile(r"^(?:or|and|,|/|&)\s?\(?([A-HJ-Z])(?!\w)|(?<!\w)(?<!than )
                      r"|(?<![\w'’(])([A-HJ-Z])\)")  # fmt: skip
 _SENTENCE_END = re.compile(r"[.;!?]\s|\n")
 _REASON = re.compile(r"(?<!\w)(?:because|since)\s[^.;!?\n]*", re.IGNORECASE)  # "because A and B are too small"
-_OPTION_PREFIX = re.compile(r"\(?[A-Za-z][).:]\s+|[A-Za-z]\)(?=\S)")  # "(B) 40 km", and AQuA's "B)21.5"
+_OPTION_PREFIX = re.compile(r"^(?:\(?[A-Za-z][).:]\s+|[A-Za-z]\)(?=\S))")  # "(B) 40 km", and AQuA's "B)21.5"
 
 
 def letters_in(text: str, count: int) -> list[tuple[str, int, int]]:

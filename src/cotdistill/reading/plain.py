@@ -20,6 +20,7 @@ _OTHER = {"×": "*", "✕": "*", "✖": "*", "⋅": "*", "·": "*", "∙": "*", 
 _LOOKALIKES = str.maketrans({**_DASHES, **_HIDDEN, **_VULGAR, **_OTHER})
 # Spaces that typographers put between groups of three digits, and the Swiss apostrophe.
 _GROUP_GAP = re.compile(r"(?<=[0-9])[\u00a0\u202f\u2009'’](?=[0-9]{3}(?:[^0-9]|$))")
+_RUPEES = re.compile(r"(?<!\w)Rs\.?\s?(?=[0-9])")  # "Rs. 540", as many questions of AQuA have it
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 
 _FRACTION = re.compile(r"(?P<mixed>(?<=[0-9])\s?)?\\[dtc]?frac\s?"
@@ -55,6 +56,8 @@ def plain(text: str) -> str:
         text = _without_latex(text)
     if "US$" in text:
         text = text.replace("US$", "$")
+    if "Rs" in text:
+        text = _RUPEES.sub("₹", text)
     return _MATH.sub(r"\1", text) if text.count("$") > 1 else text
 
 

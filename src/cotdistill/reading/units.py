@@ -23,7 +23,7 @@ _SPELLINGS = {
     "pound": "lb lbs pounds £ gbp", "ounce": "oz ounces", "ton": "tons tonne tonnes",
     "l": "liter liters litre litres", "ml": "milliliter milliliters millilitre millilitres",
     "gallon": "gal gallons", "dollar": "$ usd dollars buck bucks", "cent": "¢ cents",
-    "euro": "€ eur euros", "yen": "¥ jpy", "rupee": "₹ inr rupees", "degree": "° degrees deg",
+    "euro": "€ eur euros", "yen": "¥ jpy", "rupee": "₹ inr rs rupees", "degree": "° degrees deg",
     "celsius": "c", "fahrenheit": "f", "mile/hour": "mph", "km/hour": "kph kmh kmph", "mile/gallon": "mpg",
     "cm^3": "cc ccm", "kb": "kilobyte kilobytes", "mb": "megabyte megabytes", "gb": "gigabyte gigabytes",
     "tb": "terabyte terabytes",
