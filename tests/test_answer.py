@@ -105,6 +105,7 @@ def test_the_lenient_reading_says_what_it_took(text, kind, answer, source):
         ("he needed 3. So it is 1_000", "number"), ("so it is f(5)", "number"), ("5 dozen in all", "number"),
         ("The price** 36", "number"), ("so tax* 5", "number"), ("所以不是17个。", "number"), ("It cannot be A.", "choice"),
         ("It can't be (B).", "choice"), ("It is not true", "boolean"), ('so "yajo" is wrong', "text"),
+        ("It could be (B) or (C).", "choice"), ("Both B and C fit.", "choice"), ("Please answer yes or no.", "boolean"), ("Options:\n- Yes\n- No", "boolean"),
         ("two days after March 5, 2024, then", "date"), ("it starts 10 minutes after 3:05 PM", "time"),
     ],
 )  # fmt: skip

@@ -16,6 +16,15 @@ from cotdistill.reading.moment import dates_in, times_in
 from cotdistill.reading.quantity import NUMBER, UNREAD_DIGIT, in_doubt, quantity_at
 from cotdistill.reading.short_text import bold_in, quoted_in
 
+_REACH = 80
+# What stands before the second of two: "(B) or (C)", "answer with yes or no". Neither is an answer.
+_EITHER = {
+    "choice": re.compile(r"(?<![\w'])(?:\([A-Za-z]\)|[A-HJ-Z](?![\w'])\)?)[^.;:!?,\n]{0,40}(?:\s(?:or|and)\s|/)"
+                         r"(?:option\s|choice\s)?[\"'*_(\[]{0,3}$"),
+    "boolean": re.compile(r"(?<!\w)(?:yes|no|true|false)[\"'*_.)\]]{0,3}(?:\s?/\s?|,?\s(?:or|and)\s|\n\s?[-*•]\s)"
+                          r"[\"'*_(\[]{0,3}$", re.IGNORECASE),
+}  # fmt: skip
+
 
 def last_answer(text: str, kind: str, choices: Sequence[str] | None) -> tuple[str, str, bool]:
     """The last thing in plain text that could be an answer of ``kind`` ("" if there is none), the name of that
@@ -27,6 +36,8 @@ def last_answer(text: str, kind: str, choices: Sequence[str] | None) -> tuple[st
     doubtful = end > start and (kinds.boolean_denied if kind == "boolean" else denied)(text, start, end)
     if kind in ("date", "time"):
         doubtful = doubtful or moved(text, start, end)
+    if kind in _EITHER:
+        doubtful = doubtful or _EITHER[kind].search(text[max(0, start - _REACH) : start]) is not None
     return text[start:end].strip(), source, doubtful
 
 
