@@ -59,9 +59,20 @@ def _last_span(text: str, kind: str, choices: Sequence[str] | None) -> tuple[int
         start, end = _last_line(text)
         colon = text.rfind(": ", start, end)
         return (colon + 2 if colon >= 0 else start), end, "last_list"
-    for spans, source in ((quoted_in(text), "quoted"), (bold_in(text), "bold")):
-        if spans:
-            return *spans[-1], source
+    return _last_word(text)
+
+
+_NAMED = re.compile(r"(?:(?:[:=]|->|→|(?<!\w)(?:get|gives?|yields?))\s{1,3}|\n\s*)([\w'-]{1,200})[.!]?\s*$", re.I)
+
+
+def _last_word(text: str) -> tuple[int, int, str]:
+    """The word at the end that is announced or alone on its line, else what was last quoted or bold, else the last."""
+    found = [(start, end, "quoted") for start, end in quoted_in(text)]
+    found += [(*span, "bold") for span in bold_in(text) if ":" not in text[span[1] - 1 : span[1] + 3]]  # no "**Note:**"
+    if named := _NAMED.search(text, max(0, len(text) - 300)):
+        found.append((*named.span(1), "last_word"))
+    if found:
+        return max(found)
     words = list(re.finditer(r"[\w'-]{1,200}", text))
     return *(words[-1].span() if words else (0, 0)), "last_word"
 
