@@ -20,6 +20,8 @@ _LEAD = re.compile(r"(?:so |thus |therefore |hence )?,?\s?(?:it (?:is|was|will b
 _MARKS = re.compile(r"(?<![0-9])[.,:/](?=.)|[.,:/](?![0-9])|[;!?\"`()\[\]{}*_…$\\|—<>]|"
                     r"-(?![0-9])|(?<=\w)-|(?<!\w)'|'(?!\w)")  # fmt: skip
 _RATIO = re.compile(r"(?<=[0-9])\s{0,3}:\s{0,3}(?=[0-9])")
+_CONCLUDES = re.compile(r"(?:(?<!\w)(?:is|are|giv(?:es?|ing)|get|forms?|makes?|spells?)|[=:])\s?[\"'`*_]{1,5}$", re.I)
+_END = re.compile(r"[\"'`*_.!\s]*$")
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -41,8 +43,11 @@ def normal_text(text: str) -> str:
 
 
 def read_text(text: str) -> tuple[Status, str | None]:
-    """What plain text says, normalised: its one quotation or bold part, else all of it."""
-    for spans in (quoted_in(text), bold_in(text)):
+    """What plain text says, normalised: its one quotation or bold part, or the one that a verb names at its end
+    ('the last letters of "Larry Page" are "ye"'), else all of it."""
+    quoted, bold = quoted_in(text), bold_in(text)
+    named = [span for span in (*quoted, *bold) if _CONCLUDES.search(text[: span[0]]) and _END.match(text, span[1])]
+    for spans in (named[:1], quoted, bold):
         if len(spans) == 1:
             if denied(text, *spans[0]):
                 return "ambiguous", None
