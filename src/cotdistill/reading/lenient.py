@@ -13,7 +13,7 @@ from cotdistill.reading.choice import letters_in
 from cotdistill.reading.doubt import denied, moved
 from cotdistill.reading.kinds import MAX_ANSWER
 from cotdistill.reading.moment import dates_in, times_in
-from cotdistill.reading.quantity import NUMBER, UNREAD_DIGIT, in_doubt, quantity_at
+from cotdistill.reading.quantity import LEADS_WITH_NUMBER, NUMBER, UNREAD_DIGIT, in_doubt, quantity_at
 from cotdistill.reading.short_text import bold_in, quoted_in
 
 _REACH = 80
@@ -85,12 +85,37 @@ def _last_number(text: str) -> tuple[str, bool]:
     else:
         return "", False
     last = matches[-1]
+    sentence = max(text.rfind(end, 0, last.start()) for end in ("\n", ". ", "! ")) + 1
+    if bold := _emphasised(text[sentence:], last.start() - sentence):
+        return bold, False
     start = last.start() if last["sign"] != "+" else last.start() + 1
     quantity, end = quantity_at(text, last)
     if quantity is not None and last["sign"] == "-" and not last["inner"] and quantity.number > 0:
         start += 1  # a dash between two numbers
     doubtful = in_doubt(text, last, end) or UNREAD_DIGIT.search(text, end) is not None
     return (text[start:end].strip() if end - start <= MAX_ANSWER else ""), doubtful
+
+
+# No "**1.**", no "**3 boxes:**" and no "**3** or 4"
+_EMPHASISED = re.compile(r"\*\*([^*\n]{0,60}[^*\n\s.:)])\*\*(?!\s?(?::|(?:or|to)\s\W{0,3}[0-9]))")
+# What stands before a number that is no result: "for the 16 glasses", "a 200 GB file", "within 5 days"
+_BACKGROUND = re.compile(
+    r"(?<!\w)(?:(?:for|(?<!total )of|(?<!resulting )in|after|before|on|over|during|within|per|every|than|those|these"
+    r"|all|his|her|their|its)(?: the| a| an| her| his| their)?|the|an?)(?: first| last| next| other)? ?$"
+)
+
+
+def _emphasised(sentence: str, last: int) -> str:
+    """The one number in bold of a sentence whose ``last`` number is no result: "$64" of "**$64** for 16 glasses"."""
+    found = [match for match in _EMPHASISED.finditer(sentence) if LEADS_WITH_NUMBER.match(match[1])]
+    if len(found) != 1 or found[0].end() > last or not _BACKGROUND.search(sentence[:last]):
+        return ""
+    start, written = found[0].start(), found[0][1]
+    sentence = sentence[:start] + written + sentence[found[0].end() :]
+    number = NUMBER.match(sentence, start)
+    if number is None or in_doubt(sentence, number, quantity_at(sentence, number)[1]):
+        return ""
+    return written if kinds.read(written, "number")[0] == "found" else ""
 
 
 def _last_line(text: str) -> tuple[int, int]:
