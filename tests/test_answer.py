@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cotdistill.answer import find_answer, kind_of, read_answer, same_answer
@@ -269,6 +269,7 @@ def test_a_number_that_is_off_is_never_equal_in_any_form(number, form, other, of
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60))
+@example("⁻")
 def test_text_normalisation_is_idempotent(text):
     assert normal_text(normal_text(text)) == normal_text(text)
 

@@ -9,7 +9,7 @@ Only spelling changes here: no word is dropped and nothing is evaluated. Time is
 import re
 import unicodedata
 
-_DASHES = dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe58\ufe63\uff0d\u2796", "-")
+_DASHES = dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe58\ufe63\uff0d\u2796\u207b\u208b", "-")
 _INVISIBLE = [0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
 _HIDDEN = dict.fromkeys(map(chr, _INVISIBLE), "")
 _SUPERSCRIPT = re.compile("([⁺⁻]?)([⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+)")
