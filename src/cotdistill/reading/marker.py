@@ -200,7 +200,8 @@ def _items(text: str, position: int, until: int) -> list[str]:
     return found
 
 
-_TAG_BEHIND = re.compile(r"(?:</[a-z]{1,20}>|<\|[a-z_]{1,20}\|>)$", re.IGNORECASE)  # "36</answer>", "36<|eot_id|>"
+# "36</answer>", "36<|eot_id|>", and the ends of Gemma's and DeepSeek's turns
+_TAG_BEHIND = re.compile(r"(?:</[a-z]{1,20}>|<[|｜][a-z_▁]{1,20}[|｜]>|<(?:end_of_turn|eos)>)$", re.IGNORECASE)
 # "they form **yajo**", "we get `yajo`": what stands in it is the answer
 _EMPHASIS_AT_END = re.compile(r"^[^*`]*\s(?:\*\*[^*`]+\*\*|`[^*`]+`)$")
 _TAG_BEFORE = re.compile(r"<(?:b|strong|i|em|u|answer)>", re.IGNORECASE)
