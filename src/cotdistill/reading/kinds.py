@@ -15,7 +15,7 @@ from cotdistill.reading.choice import read_choice
 from cotdistill.reading.doubt import denied, moved
 from cotdistill.reading.moment import dates_in, is_date, is_time, times_in
 from cotdistill.reading.plain import plain
-from cotdistill.reading.quantity import LEADS_WITH_NUMBER, read_number
+from cotdistill.reading.quantity import LEADS_WITH_NUMBER, REASON, read_number
 from cotdistill.reading.short_text import normal_text, read_text
 from cotdistill.reading.value import Reading, Value, one, one_of
 
@@ -85,6 +85,7 @@ def read(text: str, kind: str, choices: Sequence[str] | None = None) -> Reading:
         return _read_list(text)
     if kind == "text":
         return read_text(text)
+    text = REASON.split(text, maxsplit=1)[0]
     moments = dates_in(text) if kind == "date" else times_in(text)
     if any(moved(text, start, end) for _, start, end in moments):
         return "ambiguous", None

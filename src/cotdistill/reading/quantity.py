@@ -67,7 +67,7 @@ _EXPRESSION = re.compile(
 _FACTORIAL = re.compile(r"(?<=[0-9)])\s?!(?!=)")
 _POWER_OF_TEN = re.compile(r"(?<![\w.^*/])(?<![*x/]\s)(?<!\^\()10\^[({]?([-+]?[0-9]{1,3})[)}]?(?!\s?[0-9.^*!])")
 UNREAD_DIGIT = re.compile(rf"(?<![^\W{UNSPACED}])(?<!\^)[0-9]")
-_REASON = re.compile(r"[,(]?\s(?:because|since)\s", re.IGNORECASE)
+REASON = re.compile(r",?\s\(?(?:because|since)\s", re.IGNORECASE)  # "36 (since 12 * 3 = 36)"
 _SOLVED = re.compile(r"\s?[a-z]\s?=\s?([^=]+)", re.IGNORECASE)  # "2x + 4 = 12, so x = 4"
 _CONCLUSION = re.compile(r"(?:^|[\s,;])(?:so|thus|hence|therefore)[\s,:]", re.IGNORECASE)
 _CLAUSE = re.compile(r",\s|;|\sand\s|\sor\s", re.IGNORECASE)
@@ -90,7 +90,7 @@ def read_number(text: str) -> tuple[Status, Quantity | None]:
     text = _ARROW.sub(" ", plain(text)).strip()
     if "**" in text:
         text = _BOLD.sub("", text)
-    text = _REASON.split(text, maxsplit=1)[0]
+    text = REASON.split(text, maxsplit=1)[0]
     if len(text) < 200 and _SPACED.fullmatch(text):
         text = re.sub(r"(?<=[0-9]) (?=[0-9]{3})", "", text)
     if "10^" in text:
