@@ -11,7 +11,7 @@ as two answers of which the first is called an estimate.
 import re
 
 _REACH = 4000
-_DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
+_DIGITS = re.compile(r"[0-9]+(?:[.,/:][0-9]+)*")  # a date or a time is one number
 _CONCLUDES = re.compile(r"=|(?<!\w)(?:so|thus|therefore|hence|total)(?!\w)", re.IGNORECASE)
 _EXPLAINS = re.compile(r"\W*(?:explanation|explained|check|verification|reason(?:ing)?|because|proof|note|here)(?!\w)",
                        re.IGNORECASE)  # fmt: skip
