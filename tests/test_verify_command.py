@@ -292,6 +292,21 @@ def test_a_byte_order_mark_and_blank_lines_are_no_trace(verify):
     assert verify()[1] == ["unchecked"]
 
 
+def test_one_json_array_is_read_like_lines(verify):
+    rows = [made(A, RIGHT), {"instruction": B, "input": "", "output": "7 * 7 = 48.\r\nFinal Answer: 48"}]
+    write(Path("t.jsonl"), *rows)
+    on_lines = verify()
+    for indent in (None, 1):
+        Path("t.jsonl").write_text("\ufeff \n" + json.dumps(rows, indent=indent) + "\n", encoding="utf-8")
+        assert verify() == on_lines
+    Path("t.jsonl").write_text("[{}")
+    with pytest.raises(DataError, match=r"t\.jsonl: not a JSON array \(.*; repair it"):
+        verify("--overwrite")
+    Path("t.jsonl").write_text(json.dumps([rows[0], {"question": B}]))
+    with pytest.raises(DataError, match=r"t\.jsonl:2: not a trace: it has neither `reasoning`"):
+        verify("--overwrite")
+
+
 def test_training_follows_the_verdicts_and_judges_by_itself_only_where_there_is_no_file(verify):
     write(Path("t.jsonl"), made(A, RIGHT), made(B, "7 * 7 = 48.\nFinal Answer: 48"))
     verify("--no_steps", output="t.verdicts.jsonl")

@@ -91,6 +91,8 @@ def evaluate_all(
     asking = Evaluate(max_new_tokens=max_new_tokens, num_samples=num_samples, temperature=temperature)
     thinks = bool(card and card.thinking) if thinking is None else thinking
     sampling = msgspec.structs.replace(asking.sampling, thinking=thinks)
+    if sampling.do_sample:
+        log.info("answers are sampled at temperature %g; 0, the default, is greedy", sampling.temperature)
     for one in entrants:
         refuse_shown(one.shots, everything, "--few_shot")
     seen = {one.name: learnt(one.adapter, questions) for one in entrants if one.adapter}

@@ -4,13 +4,15 @@ A hand-made row needs only the question and the reasoning (or ``cot``); its gold
 
     {"question": "What is 15% of 240?", "reasoning": "0.15 * 240 = 36.\\nFinal Answer: 36"}
 
-or, for those two, one exchange in any of the shapes of ``exchange``.
+or, for those two, one exchange in any of the shapes of ``exchange``. Rows stand on lines of their own, or in one JSON
+array, as Alpaca's do.
 
 Traces of one question may be apart in the file. Opening reads it once and keeps where each row begins and whose
 it is (some 60 bytes a row and 50 a question); ``groups`` then reads the rows of one question after those of another.
 """
 
 import hashlib
+import io
 import logging
 from array import array
 from collections import Counter
@@ -61,7 +63,7 @@ class TraceFile:
         self._last = array("Q")  # ... and of its last
         self._next = array("Q")  # place of the next row of the same question, 0 behind the last
         try:
-            self._file: BinaryIO = path.open("rb")
+            self._file = _on_lines(path)
         except FileNotFoundError as error:
             raise DataError(f"cannot read {path}: there is no such file; generate traces first") from error
         except OSError as error:
@@ -203,6 +205,23 @@ class TraceFile:
             named = ", ".join(map(repr, sorted(golds)[:3]))
             raise DataError(f"{self.path}:{number}: the traces of this question have different answers: {named}")
         return Question(traces[0].question_id, traces[0].question, next(iter(golds), None))
+
+
+def _on_lines(path: Path) -> BinaryIO:
+    """The open file, or, where it is one JSON array, its rows in memory, each on a line."""
+    file = path.open("rb")
+    begin = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+    file.seek(0)
+    if not begin.startswith(b"["):
+        return file
+    with file:
+        data = file.read().removeprefix(b"\xef\xbb\xbf")
+    try:
+        rows = msgspec.json.decode(data, type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a JSON array ({json_fault(data, error)}); repair it") from error
+    # No line break inside a row is inside a string, where JSON writes it as \n.
+    return io.BytesIO(b"".join(bytes(row).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for row in rows))
 
 
 def trace_of(row: dict[str, Any]) -> Trace:
