@@ -24,10 +24,11 @@ help:
 setup: $(READY)
 
 $(READY): pyproject.toml
+	@echo "installing into $(VENV), which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	command -v nvidia-smi >/dev/null || $(PIP) $(CPU_TORCH) 2>/dev/null || \
-		echo "pip cannot install $(CPU_TORCH): the CUDA build of torch, ten times as large, is installed in its place"
+	@command -v nvidia-smi >/dev/null || $(PIP) $(CPU_TORCH) 2>/dev/null || \
+		echo "pip cannot install $(CPU_TORCH): the default build of torch is installed, ten times as large on Linux"
 	$(PIP) -e '.[dev]'
 	touch $(READY)
 

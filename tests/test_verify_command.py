@@ -13,6 +13,8 @@ from cotdistill.cli import app
 from cotdistill.dataset import load_dataset
 from cotdistill.errors import CotdistillError, DataError, ResumeError, UsageError
 from cotdistill.question import Question
+from cotdistill.settings.verify import Verify
+from cotdistill.stages.verify import run_verify
 from cotdistill.trace_file import TraceFile
 
 SRC = str(Path(__file__).resolve().parent.parent / "src")
@@ -317,6 +319,23 @@ def test_training_follows_the_verdicts_and_judges_by_itself_only_where_there_is_
     # Judged again without the gold of the first time, a wrong trace could teach.
     assert load_dataset(path, verdicts).counts == {"unchecked": 1, "without a verdict": 1}
     assert len(load_dataset(path, verdicts).pairs) == 1
+
+
+def test_what_verify_found_outlives_the_judging_of_generate(verify, caplog):
+    """Judged without the gold that verify was given, a trace known to be wrong would teach."""
+    wrong, failed = {**made(A, "Final Answer: 35"), "id": "a#0"}, {**made(B, ""), "id": "b#0", "finish": "error"}
+    write(Path("t.jsonl"), wrong, failed)
+    write(Path("gold.jsonl"), {"question": A, "answer": "36"})
+    assert verify("--questions", "gold.jsonl")[1] == ["wrong", "error"]
+    more = {**made(B, "7 * 7 = 49.\nFinal Answer: 49"), "id": "b#1"}
+    write(Path("t.jsonl"), wrong, {**made(B, "It is 7 * 7 = 49.\nFinal Answer: 49"), "id": "b#0"}, more)
+    tally = run_verify([], Path("t.jsonl"), Path("v.jsonl"), Verify(), only_known=False, add=True)
+    assert [row["status"] for row in read(Path("v.jsonl"))] == ["wrong", "unchecked", "unchecked"]
+    assert tally.counts == {"wrong": 1, "unchecked": 2}
+    assert "v.jsonl: 1 earlier verdicts stay" in caplog.text
+    write(Path("t.jsonl"), {**wrong, "reasoning": "Final Answer: 37"})
+    run_verify([], Path("t.jsonl"), Path("v.jsonl"), Verify(), only_known=False, add=True)
+    assert [row["status"] for row in read(Path("v.jsonl"))] == ["unchecked"]  # of other words, nothing is known
 
 
 def test_verdicts_say_nothing_of_traces_that_were_edited_since(verify, caplog):

@@ -185,8 +185,8 @@ def generate(
             # The traces so far, too: training must not have to judge them without gold. Where there are none, what
             # ended the asking is what there is to say.
             with suppress(DataError):
-                run_verify(everything, output_file, verdicts, judged)
+                run_verify(everything, output_file, verdicts, judged, add=True)
             raise
-        tally = run_verify(everything, output_file, verdicts, judged)
+        tally = run_verify(everything, output_file, verdicts, judged, add=True)
     counts = tally.counts
     typer.echo(f"{output_file}: {counts.total()} traces, {tally.teach} may teach ({o.counted(counts)})")

@@ -199,6 +199,32 @@ def with_verdicts(traces: Iterable[Trace], verdicts: Iterable[Verdict]) -> Itera
         yield trace, ahead.pop(trace.id, None)
 
 
+def added_to(path: Path, verdicts: Iterable[Verdict], tally: Tally) -> Iterator[Verdict]:
+    """The verdicts, in the place of each that ``path`` has already on the same trace the earlier one: it may rest on
+    gold, a vote or a choice that are not known here. A log line says how many would be others. An ``error`` is judged
+    anew. ``tally`` counts what comes out.
+
+    Raises ``UsageError`` where ``path`` holds something else.
+    """
+    earlier = iter(read_rows(path, Verdict) if path.exists() else ())
+    ahead: dict[str, Verdict] = {}  # on traces that are still to come
+    others = 0
+    for verdict in verdicts:
+        while verdict.trace_id not in ahead and (old := next(earlier, None)):
+            ahead[old.trace_id] = old
+        known = ahead.pop(verdict.trace_id, None)
+        if known is None or known.judged != verdict.judged or known.status == "error" or known == verdict:
+            yield verdict
+            continue
+        others += 1
+        tally.counts.subtract([verdict.status])
+        tally.counts += Counter([known.status])  # which drops what is down to 0
+        yield known
+    if others:
+        say = "%s: %d earlier verdicts stay; judged now they would be others, as `cotdistill verify --overwrite` does"
+        log.warning(say, path, others)
+
+
 def compared_with(path: Path, verdicts: Iterable[Verdict], *, keep: bool) -> Iterator[Verdict]:
     """The verdicts, compared on the way with those that ``path`` holds.
 

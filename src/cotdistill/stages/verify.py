@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cotdistill.journal import encode_row, write_rows
-from cotdistill.judging.files import Tally, compared_with, judge_file
+from cotdistill.judging.files import Tally, added_to, compared_with, judge_file
 from cotdistill.judging.likelihood import Likelihoods
 from cotdistill.question import Question
 from cotdistill.settings.verify import Verify
@@ -27,6 +27,7 @@ def run_verify(
     *,
     only_known: bool = True,
     keep: bool = False,
+    add: bool = False,
     audit: Path | None = None,
     likelihoods: Likelihoods | None = None,
 ) -> Tally:
@@ -34,14 +35,15 @@ def run_verify(
     into ``audit`` goes what two methods disagree on. Cheap and pure, so always done anew. ``likelihoods``, which are
     not, are made before (``run_likelihoods``) where ``settings`` prefer the likely traces.
 
-    With ``keep``, raises ``ResumeError`` where an earlier verdict in ``path`` would change or go, and ``path`` stays
-    as it is; without, it says so. Judging a trace anew whose request had failed is no change.
+    With ``add``, earlier verdicts on the same traces stay as they are. With ``keep``, raises ``ResumeError`` where an
+    earlier verdict in ``path`` would change or go, and ``path`` stays as it is; without, it says so. Judging a trace
+    anew whose request had failed is no change.
     """
     tally = Tally()
     with TraceFile(traces, questions, only_known=only_known) as file, tempfile.TemporaryFile() as spool:
         disagreed = (lambda row: spool.write(encode_row(row))) if audit else None
         verdicts = judge_file(file, settings, tally, audit=disagreed, likelihoods=likelihoods)
-        write_rows(path, compared_with(path, verdicts, keep=keep))
+        write_rows(path, added_to(path, verdicts, tally) if add else compared_with(path, verdicts, keep=keep))
         if audit:
             spool.seek(0)
             replace(audit, spool)
