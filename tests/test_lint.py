@@ -64,6 +64,15 @@ def test_the_sample_marks_what_is_trained_think_block_and_end_of_turn_included(t
     assert all(line.startswith("  ") for line in rest[1:])
 
 
+def test_traces_without_reasoning_are_doubted_unless_answers_alone_are_taught(template):
+    alone = [("q#0", Question("q", "2 + 3?"), "**Final Answer:** 5"), ("r#0", Question("r", "2 + 4?"), REASONED)]
+    assert checked(template, pairs=alone).warnings == [
+        "the trace is its answer alone; worked examples (--few_shot) bring a teacher to show its steps "
+        "(1 of 2 examples, first q#0)"
+    ]
+    assert checked(template, pairs=alone, target="answer").warnings == []
+
+
 def test_control_tokens_of_the_template_are_shown_and_control_characters_escaped():
     pairs = [("q#0", Question("q", "a\x1b[2Jb"), "c\u202ed")]
     found = checked(ChatTemplate(TOKENIZERS["llama"]), pairs=pairs)

@@ -22,7 +22,7 @@ from cotdistill.errors import SetupError, TrainingError
 from cotdistill.example import Example, Examples, answer_tokens, validation_split
 from cotdistill.prompt import messages_for
 from cotdistill.settings.evaluate import Evaluate
-from cotdistill.settings.train import Tracker, TrainSettings
+from cotdistill.settings.train import Target, Tracker, TrainSettings
 from cotdistill.shown import one_line, visible
 from cotdistill.statistics import percentile
 from cotdistill.template import ChatTemplate
@@ -80,7 +80,7 @@ def lint(
         asked = template.prompt_ids(messages_for(question, system))
         for problem in _errors(template, example, asked, text):
             errors.setdefault(problem, []).append(example.trace_id)
-        for doubt in _doubts(template, example, text):
+        for doubt in _doubts(template, example, text, settings.target):
             doubts.setdefault(doubt, []).append(example.trace_id)
     kept = len(examples.kept)
     warnings = [_where(doubt, ids, kept) for doubt, ids in doubts.items()]
@@ -121,10 +121,12 @@ def _errors(template: ChatTemplate, example: Example, asked: list[int], text: st
         yield "the trained part is not the trace"
 
 
-def _doubts(template: ChatTemplate, example: Example, text: str) -> Iterator[str]:
+def _doubts(template: ChatTemplate, example: Example, text: str, target: Target) -> Iterator[str]:
     if _unknown(template, example.input_ids[example.prompt_length :]):
         yield "the tokenizer has no token for a part of the trace"
-    _, thought = apart(text)
+    answer, thought = apart(text)
+    if target != "answer" and not thought and answer.lstrip("*# \n").lower().startswith("final answer"):
+        yield "the trace is its answer alone; worked examples (--few_shot) bring a teacher to show its steps"
     if template.thinking and not thought:
         yield "nothing was thought before the trace, and the target is thinking"
     elif thought and not template.thinking and template.fixed[False] != template.fixed[True]:
