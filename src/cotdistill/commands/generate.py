@@ -17,7 +17,9 @@ def generate(
     teacher_model: Annotated[
         str, typer.Option("--teacher_model", help="Directory, GGUF file, catalogue or server's name.")
     ],
-    input_file: Annotated[Path, typer.Option("--input_file", help="Questions, one JSON object a line.")],
+    input_file: Annotated[
+        Path, typer.Option("--input_file", help="Questions: JSON Lines, a JSON array, CSV, Parquet or hub:NAME:SPLIT.")
+    ],
     output_file: Annotated[Path, typer.Option("--output_file", help="Where the traces go.")],
     max_new_tokens: o.MaxNewTokens = 512,
     batch_size: o.BatchSize = 8,

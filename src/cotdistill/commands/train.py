@@ -14,7 +14,9 @@ from cotdistill.settings.train import Optimizer, Scheduler, Target, Tracker
 
 def train(
     student_model: Annotated[str, typer.Option("--student_model", help="Directory or catalogue name.")],
-    cot_dataset: Annotated[Path, typer.Option("--cot_dataset", help="Traces, as `generate` writes them.")],
+    cot_dataset: Annotated[
+        Path, typer.Option("--cot_dataset", help="Traces, as `generate` writes them or made by hand.")
+    ],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the adapter goes.")],
     num_epochs: Annotated[float, typer.Option("--num_epochs", min=0.01)] = 3,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Examples computed together.")] = 4,
