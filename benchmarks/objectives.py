@@ -130,16 +130,18 @@ def main() -> None:
     running.add_argument("--dataset", choices=DATASETS, required=True)
     running.add_argument("--arm", choices=ARMS, action="append", help="repeatable; all of them")
     running.add_argument("--work", type=Path, default=Path("runs/objectives"))
-    commands.add_parser("table")
+    tables = commands.add_parser("table")
     between = commands.add_parser("difference")
+    for reading in (tables, between):
+        reading.add_argument("--results", type=Path, default=RESULTS, help="where the arms' results lie")
     between.add_argument("dataset", choices=DATASETS)
     between.add_argument("arms", nargs=2, choices=ARMS)
     options = parser.parse_args()
     if options.command == "table":
-        print(table([json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]))
+        print(table([json.loads(path.read_text()) for path in sorted(options.results.glob("*.json"))]))
         return
     if options.command == "difference":
-        print(between_arms(options.dataset, *options.arms))
+        print(between_arms(options.results, options.dataset, *options.arms))
         return
     bench = Bench(options.data, options.dataset, options.work / options.dataset)
     several = bench.settings.asked.samples > 1
@@ -267,11 +269,11 @@ def share(score: dict[str, Any]) -> tuple[str, str]:
     return f"{score['correct']}/{score['n']}", f"{100 * score['accuracy']:.0f} % [{low:.0f}, {high:.0f}]"
 
 
-def between_arms(dataset: str, first: str, second: str) -> str:
+def between_arms(results: Path, dataset: str, first: str, second: str) -> str:
     """The second arm's students against the first one's, question by question."""
     marks = []
     for arm in (first, second):
-        result = RESULTS / f"{dataset}_{arm}.json"
+        result = results / f"{dataset}_{arm}.json"
         right = json.loads(result.read_text()).get("right")
         if right is None:
             sys.exit(f"{result} does not say which questions were right: move it away and run the arm again")
