@@ -213,6 +213,10 @@ def test_a_recipe_may_skip_its_plan(tiny, tmp_path, teacher):  # noqa: F811
     report = pipeline.run(without_plan(recipe(tiny)), runs=tmp_path, quiet=True)
     assert not (tmp_path / "tiny/0_plan.json").exists()
     assert "plan" not in report.details
+    pipeline.plan(recipe(tiny), runs=tmp_path, quiet=True)
+    assert (tmp_path / "tiny/0_plan.json").exists()
+    again = pipeline.run(without_plan(recipe(tiny)), runs=tmp_path, quiet=True)
+    assert "plan" not in again.details  # made afterwards, it forecasts nothing
 
 
 def test_a_larger_sample_holds_a_smaller_one_and_prefers_no_end_of_the_list():

@@ -115,7 +115,7 @@ def report_of(run: RunFiles) -> Report:
     if "export" in run.predictions and "student" in run.predictions:
         cost = export_cost(run.held_out, run.predictions["student"], run.predictions["export"])
         details["export"] = {"file": manifest.facts("evaluate/export").get("file"), **cost}
-    if RunDirectory(run.directory).plan.is_file() and manifest.done("plan"):
+    if RunDirectory(run.directory).plan.is_file() and _was_forecast(manifest):
         details["plan"] = _plan(run)
     report = build_report(
         run.held_out,
@@ -165,6 +165,12 @@ def evidence_of(run: RunFiles) -> Evidence:
         steps=number["steps"] or len(losses),
         losses=[loss for _, loss in losses if loss is not None],
     )
+
+
+def _was_forecast(manifest: Manifest) -> bool:
+    """Whether the plan was made before the training: a later one has seen what it would foretell."""
+    plan, train = (manifest.stages.get(stage) for stage in ("plan", "train"))
+    return plan is not None and plan.finished is not None and (train is None or plan.finished <= train.started)
 
 
 def _plan(run: RunFiles) -> dict[str, Any]:
