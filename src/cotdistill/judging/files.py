@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from cotdistill.errors import DataError, ResumeError, UsageError
-from cotdistill.journal import encode_row, read_rows
+from cotdistill.journal import Rows, encode_row, read_rows
 from cotdistill.judging.audit import Disagreement, disagreements
 from cotdistill.judging.contamination import NGRAM, Contamination, Hit
 from cotdistill.judging.likelihood import Likelihoods
@@ -33,6 +34,8 @@ from cotdistill.trace_file import TraceFile
 from cotdistill.verdict import TEACHES, TaughtText, Verdict, judge, judged_hash, taught_text
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Tally:
@@ -191,12 +194,19 @@ def _met(
 def with_verdicts(traces: Iterable[Trace], verdicts: Iterable[Verdict]) -> Iterator[tuple[Trace, Verdict | None]]:
     """Every trace with its verdict, if it has one. The verdicts may come in any order; in that of the traces, as
     ``judge_file`` gives them, none is held."""
+    return _matched(traces, lambda trace: trace.id, verdicts)
+
+
+def _matched(
+    rows: Iterable[T], trace_id: Callable[[T], str], verdicts: Iterable[Verdict]
+) -> Iterator[tuple[T, Verdict | None]]:
     coming = iter(verdicts)
     ahead: dict[str, Verdict] = {}  # of traces that are still to come
-    for trace in traces:
-        while trace.id not in ahead and (verdict := next(coming, None)):
+    for row in rows:
+        key = trace_id(row)
+        while key not in ahead and (verdict := next(coming, None)):
             ahead[verdict.trace_id] = verdict
-        yield trace, ahead.pop(trace.id, None)
+        yield row, ahead.pop(key, None)
 
 
 def added_to(path: Path, verdicts: Iterable[Verdict], tally: Tally) -> Iterator[Verdict]:
@@ -204,15 +214,10 @@ def added_to(path: Path, verdicts: Iterable[Verdict], tally: Tally) -> Iterator[
     gold, a vote or a choice that are not known here. A log line says how many would be others. An ``error`` is judged
     anew. ``tally`` counts what comes out.
 
-    Raises ``UsageError`` where ``path`` holds something else.
+    Raises ``DataError`` where ``path`` holds something else.
     """
-    earlier = iter(read_rows(path, Verdict) if path.exists() else ())
-    ahead: dict[str, Verdict] = {}  # on traces that are still to come
     others = 0
-    for verdict in verdicts:
-        while verdict.trace_id not in ahead and (old := next(earlier, None)):
-            ahead[old.trace_id] = old
-        known = ahead.pop(verdict.trace_id, None)
+    for verdict, known in _matched(verdicts, lambda verdict: verdict.trace_id, Rows(path, Verdict)):
         if known is None or known.judged != verdict.judged or known.status == "error" or known == verdict:
             yield verdict
             continue
