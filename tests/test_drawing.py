@@ -286,7 +286,7 @@ def test_a_cap_on_money_without_prices_is_refused(tmp_path):
 def test_impossible_settings_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="enough is 3, but num_samples allows no more than 2"):
         Generate(num_samples=2, enough=3, sampling=HOT)
-    with pytest.raises(ValueError, match="num_samples above 1 needs do_sample, at a temperature: greedy samples are all the same"):
+    with pytest.raises(ValueError, match=r"num_samples above 1 needs do_sample \(--do_sample\), at a temperature: greedy samples are all the same"):
         Generate(num_samples=2)
 
 

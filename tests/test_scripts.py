@@ -134,7 +134,7 @@ GEN = "python scripts/gen_cot.py --teacher_model {model} --input_file {input} --
         ('{"question": "a"}\n', "models/none", "", 1, ["models/none"]),
         ('{"question": "a"}\n', "data", "", 1, ["config.json"]),
         ('{"question": "a"}\n', "models/teacher", "--engine warp", 2, ["warp", "transformers"]),
-        ('{"question": "a"}\n', "models/teacher", "--num_samples 3", 2, ["num_samples", "do_sample"]),
+        ('{"question": "a"}\n', "models/teacher", "--num_samples 3", 2, ["--do_sample"]),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_leaves_nothing_behind(project, content, model, more, code, words):

@@ -50,6 +50,8 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.num_samples > 1 and not self.sampling.do_sample:
-            raise ValueError("num_samples above 1 needs do_sample, at a temperature: greedy samples are all the same")
+            raise ValueError(
+                "num_samples above 1 needs do_sample (--do_sample), at a temperature: greedy samples are all the same"
+            )
         if self.enough and self.enough > self.num_samples:
             raise ValueError(f"enough is {self.enough}, but num_samples allows no more than {self.num_samples}")
